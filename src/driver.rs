@@ -1,0 +1,139 @@
+//! What a graph driver is: the trait and its vocabulary.
+//!
+//! A *layer* is a directory tree. A read-only layer holds one layer of an image, filled once by [`Driver::apply_diff`]; a
+//! read-write layer belongs to a container. Every layer but the first has a *parent*; mounting it shows its own content
+//! stacked upon that of its ancestors.
+
+use crate::error::Result;
+use crate::id::LayerId;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// Who may write into a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// An image layer: filled once, then only read.
+    ReadOnly,
+    /// A container's layer.
+    ReadWrite,
+}
+
+/// How a layer is to be made.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// SELinux label; kept for the mount, which is given it again. Drivers ignore it at creation.
+    pub mount_label: Option<OsString>,
+    /// Storage options as the user gave them. A driver that fills in a default appends it here, so that the caller sees the
+    /// limit that is in force.
+    pub storage_opt: Vec<(String, String)>,
+}
+
+/// How a layer is to be mounted.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// SELinux label for every file of the mount (`context=`).
+    pub mount_label: Option<OsString>,
+    /// Mount option words; they replace the driver's configured ones.
+    pub options: Vec<OsString>,
+}
+
+/// One item of a layer's metadata: its key, as users see it, and its value.
+pub type Metadatum = (&'static str, OsString);
+
+/// The driver's state, as shown by `isula info`.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The name it was initialised with.
+    pub driver_name: String,
+    /// The filesystem under the driver's home.
+    pub backing_fs: String,
+    /// Lines `Name: value`, each ended by a newline.
+    pub text: String,
+}
+
+/// What a layer occupies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of disk space allocated.
+    pub bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+/// A graph driver. All operations may be called from any thread at any time; operations on different layers do not wait for
+/// each other longer than the kernel makes them.
+pub trait Driver: Send + Sync {
+    /// Makes a layer on top of `parent`, or an empty one.
+    ///
+    /// # Errors
+    /// The parent does not exist, the id is taken by something that must not be lost, an option is unknown or cannot be kept.
+    /// Nothing of the layer is left then.
+    fn create(&self, id: &LayerId, parent: Option<&LayerId>, access: Access, options: &mut CreateOptions) -> Result<()>;
+
+    /// Deletes a layer with its content; a mount of it is detached first. A layer that does not exist is a success.
+    ///
+    /// # Errors
+    /// Something could not be deleted; the layer is gone all the same or fully there.
+    fn remove(&self, id: &LayerId) -> Result<()>;
+
+    /// Mounts a layer and returns where its root directory is. A mounted layer stays as it is.
+    ///
+    /// # Errors
+    /// The layer does not exist, is damaged, or the kernel refuses.
+    fn mount(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf>;
+
+    /// Takes one mount of the layer away. One that is not mounted, or does not exist, is a success.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn umount(&self, id: &LayerId) -> Result<()>;
+
+    /// Whether the layer is there and whole. Small damage that can be repaired from what is there is repaired.
+    ///
+    /// # Errors
+    /// It could not be found out.
+    fn exists(&self, id: &LayerId) -> Result<bool>;
+
+    /// Unpacks a layer archive (see [`crate::archive`]) into the layer. `content` is read on the calling thread.
+    ///
+    /// # Errors
+    /// The archive is malformed, exceeds a limit, or could not be written whole; the layer is then empty or marked unusable.
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read) -> Result<()>;
+
+    /// The sum of the sizes, in bytes, of all that is not a directory in the layer itself, each inode once.
+    ///
+    /// # Errors
+    /// The layer does not exist or cannot be read.
+    fn layer_size(&self, id: &LayerId) -> Result<u64>;
+
+    /// Where the layer's parts are.
+    ///
+    /// # Errors
+    /// The layer does not exist or is damaged.
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>>;
+
+    /// What the layer itself, without its parents, occupies.
+    ///
+    /// # Errors
+    /// The layer does not exist or cannot be read.
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage>;
+
+    /// Makes a layer whose link to its parents is damaged usable again, if it is.
+    ///
+    /// # Errors
+    /// The parent is needed and does not exist.
+    fn repair_lowers(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()>;
+
+    /// The driver's state.
+    ///
+    /// # Errors
+    /// The backing store does not answer.
+    fn status(&self) -> Result<Status>;
+
+    /// Releases what the driver holds. Layers that are mounted stay mounted.
+    ///
+    /// # Errors
+    /// Something is still in use; the driver stays usable.
+    fn cleanup(&self) -> Result<()>;
+}

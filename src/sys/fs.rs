@@ -1,0 +1,313 @@
+//! Files and directories, always relative to a directory that the caller holds open.
+//!
+//! Every descriptor is opened close-on-exec: the host program forks at times of its own choosing.
+
+use crate::error::{Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::sys::stat::{Mode, SFlag};
+use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Shows a name from outside without letting it break a log line.
+pub fn shown(name: impl AsRef<OsStr>) -> String {
+    String::from_utf8_lossy(name.as_ref().as_bytes()).escape_debug().to_string()
+}
+
+/// Turns the outcome of a nix call into ours; the text of the call is only built when it failed.
+pub(crate) fn check<T, D: fmt::Display>(outcome: nix::Result<T>, call: impl FnOnce() -> D) -> Result<T> {
+    outcome.map_err(|errno| Error::sys(call(), errno as i32))
+}
+
+fn named<T>(outcome: nix::Result<T>, call: &str, name: &OsStr) -> Result<T> {
+    check(outcome, || format!("{call} '{}'", shown(name)))
+}
+
+/// Whether the error is "no such file or directory".
+pub fn is_absent(error: &Error) -> bool {
+    error.errno() == Errno::ENOENT as i32
+}
+
+/// Opens an existing directory by path, following symlinks: for places the host's administrator named.
+pub fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    named(nix::fcntl::open(path, flags, Mode::empty()), "open directory", path.as_os_str())
+}
+
+/// Opens the directory `name` in `dir`, not following a symlink.
+pub fn open_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    named(nix::fcntl::openat(dir, name.as_ref(), flags, Mode::empty()), "open directory", name.as_ref())
+}
+
+/// Opens the directory `name` in `dir`, following symlinks: for the layer directories of a remote store.
+pub fn open_dir_at_follow(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    named(nix::fcntl::openat(dir, name.as_ref(), flags, Mode::empty()), "open directory", name.as_ref())
+}
+
+/// Makes the directory `name` with exactly `mode`, whatever the umask.
+pub fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> Result<()> {
+    let name = name.as_ref();
+    named(nix::sys::stat::mkdirat(&dir, name, Mode::from_bits_truncate(mode)), "mkdir", name)?;
+    chmod_at(dir, name, mode)
+}
+
+/// Sets the mode of `name`; follows a symlink (the kernel has no other way before 6.6).
+pub fn chmod_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> Result<()> {
+    let mode = Mode::from_bits_truncate(mode);
+    let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
+    named(nix::sys::stat::fchmodat(dir, name.as_ref(), mode, flag), "chmod", name.as_ref())
+}
+
+/// Sets owner and group of `name`, not following a symlink.
+pub fn chown_at(dir: impl AsFd, name: impl AsRef<OsStr>, uid: u32, gid: u32) -> Result<()> {
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    let outcome = nix::unistd::fchownat(dir, name.as_ref(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW);
+    named(outcome, "chown", name.as_ref())
+}
+
+/// Makes the regular file `name`, which must not exist, with this content and exactly this mode; `sync` forces it to disk.
+pub fn write_new_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mode: u32, sync: bool) -> Result<()> {
+    use std::io::Write;
+    let name = name.as_ref();
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = named(nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)), "create file", name)?;
+    named(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(mode)), "chmod", name)?;
+    let mut file = std::fs::File::from(fd);
+    let written = file.write_all(content).and_then(|()| if sync { file.sync_all() } else { Ok(()) });
+    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// Replaces the file `name` by one with this content, in one step: readers see the old or the new, also after a crash when
+/// `sync` is set. `staging` names the file meanwhile.
+pub fn replace_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mode: u32, sync: bool) -> Result<()> {
+    let replaced = write_new_at(&dir, staging, content, mode, sync).and_then(|()| rename_at(&dir, staging, &dir, name));
+    match replaced {
+        Ok(()) if sync => fsync(dir, name),
+        Ok(()) => Ok(()),
+        Err(e) => Err(match remove_file_at(dir, staging) {
+            Err(other) if !is_absent(&other) => e.and_also(other),
+            _ => e,
+        }),
+    }
+}
+
+/// Reads the regular file `name` whole; one longer than `limit` bytes is an error.
+pub fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, limit: usize) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let name = name.as_ref();
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let fd = named(nix::fcntl::openat(dir, name, flags, Mode::empty()), "open", name)?;
+    let mut content = Vec::new();
+    let read = std::fs::File::from(fd).take(limit as u64 + 1).read_to_end(&mut content);
+    read.map_err(|e| Error::sys(format!("read '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    if content.len() > limit {
+        return Err(Error::sys(format!("read '{}' (more than {limit} bytes)", shown(name)), libc::EFBIG));
+    }
+    Ok(content)
+}
+
+/// Renames, replacing what is there if it is a file.
+pub fn rename_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd, to: impl AsRef<OsStr>) -> Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let outcome = nix::fcntl::renameat(from_dir, from, to_dir, to);
+    check(outcome, || format!("rename '{}' to '{}'", shown(from), shown(to)))
+}
+
+/// Renames to a name that must be free.
+pub fn rename_new_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd, to: impl AsRef<OsStr>) -> Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    let outcome = nix::fcntl::renameat2(from_dir, from, to_dir, to, RenameFlags::RENAME_NOREPLACE);
+    check(outcome, || format!("rename '{}' to '{}' (which must not exist)", shown(from), shown(to)))
+}
+
+/// Makes a symlink with this text.
+pub fn symlink_at(text: impl AsRef<OsStr>, dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
+    let outcome = nix::unistd::symlinkat(text.as_ref(), dir, name.as_ref());
+    named(outcome, "symlink", name.as_ref())
+}
+
+/// The text of a symlink.
+pub fn read_link_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OsString> {
+    named(nix::fcntl::readlinkat(dir, name.as_ref()), "readlink", name.as_ref())
+}
+
+/// Removes a name that is not a directory.
+pub fn remove_file_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
+    let outcome = nix::unistd::unlinkat(dir, name.as_ref(), nix::unistd::UnlinkatFlags::NoRemoveDir);
+    named(outcome, "unlink", name.as_ref())
+}
+
+/// Removes an empty directory.
+pub fn remove_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
+    let outcome = nix::unistd::unlinkat(dir, name.as_ref(), nix::unistd::UnlinkatFlags::RemoveDir);
+    named(outcome, "rmdir", name.as_ref())
+}
+
+/// Makes a device node (`mknod(2)`) of the file type in `mode`.
+pub fn make_node_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32, device: u64) -> Result<()> {
+    let (kind, perm) = (SFlag::from_bits_truncate(mode & libc::S_IFMT), Mode::from_bits_truncate(mode));
+    named(nix::sys::stat::mknodat(dir, name.as_ref(), kind, perm, device), "mknod", name.as_ref())
+}
+
+/// What sort of file something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+    /// A fifo, a socket, or what the filesystem does not tell (no `d_type`).
+    Other,
+}
+
+/// The parts of `struct stat` that are of use here.
+#[derive(Clone, Copy, Debug)]
+pub struct Stat {
+    /// Sort of file.
+    pub kind: FileKind,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Apparent size, bytes.
+    pub size: u64,
+    /// Bytes allocated.
+    pub allocated: u64,
+    /// Number of names.
+    pub links: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Device that holds it.
+    pub device: u64,
+    /// For a device node, which device it is.
+    pub rdev: u64,
+}
+
+impl From<libc::stat> for Stat {
+    // The C types differ between architectures; on some of them a conversion changes nothing.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    fn from(st: libc::stat) -> Stat {
+        let kind = match st.st_mode & libc::S_IFMT {
+            libc::S_IFREG => FileKind::File,
+            libc::S_IFDIR => FileKind::Dir,
+            libc::S_IFLNK => FileKind::Symlink,
+            libc::S_IFCHR => FileKind::Char,
+            libc::S_IFBLK => FileKind::Block,
+            _ => FileKind::Other,
+        };
+        Stat {
+            kind,
+            mode: st.st_mode,
+            uid: st.st_uid,
+            gid: st.st_gid,
+            size: u64::try_from(st.st_size).unwrap_or(0),
+            allocated: u64::try_from(st.st_blocks).unwrap_or(0) * 512, // stat(2): units of 512 bytes
+            links: st.st_nlink as u64,
+            inode: st.st_ino as u64,
+            device: st.st_dev as u64,
+            rdev: st.st_rdev as u64,
+        }
+    }
+}
+
+/// `lstat` of a name.
+pub fn stat_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<Stat> {
+    let outcome = nix::sys::stat::fstatat(dir, name.as_ref(), AtFlags::AT_SYMLINK_NOFOLLOW);
+    named(outcome.map(Stat::from), "lstat", name.as_ref())
+}
+
+/// `stat` of a name, through symlinks.
+pub fn stat_at_follow(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<Stat> {
+    named(nix::sys::stat::fstatat(dir, name.as_ref(), AtFlags::empty()).map(Stat::from), "stat", name.as_ref())
+}
+
+/// `stat` of an open file.
+pub fn stat_fd(fd: impl AsFd) -> Result<Stat> {
+    check(nix::sys::stat::fstat(fd).map(Stat::from), || "fstat")
+}
+
+/// One name in a directory.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name.
+    pub name: OsString,
+    /// Its kind, where the directory tells (`d_type`); `None` otherwise.
+    pub kind: Option<FileKind>,
+}
+
+/// Calls `each` for every name in a directory but `.` and `..`, in no particular order.
+pub fn each_entry(dir: impl AsFd, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    use nix::dir::Type;
+    let listing = || "list directory";
+    // A descriptor of its own: reading moves the position of the open file, which `dir` must keep.
+    let own = nix::fcntl::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let mut open = check(own.and_then(nix::dir::Dir::from_fd), listing)?;
+    for entry in open.iter() {
+        let entry = check(entry, listing)?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = entry.file_type().map(|t| match t {
+            Type::File => FileKind::File,
+            Type::Directory => FileKind::Dir,
+            Type::Symlink => FileKind::Symlink,
+            Type::CharacterDevice => FileKind::Char,
+            Type::BlockDevice => FileKind::Block,
+            Type::Fifo | Type::Socket => FileKind::Other,
+        });
+        each(Entry { name: OsString::from_vec(name.to_vec()), kind })?;
+    }
+    Ok(())
+}
+
+/// Forces a file or directory to disk. `name` is for the error text.
+pub fn fsync(fd: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
+    named(nix::unistd::fsync(fd), "fsync", name.as_ref())
+}
+
+/// Forces everything of the filesystem that holds `fd` to disk, and reports write-back errors since `fd` was opened.
+pub fn syncfs(fd: impl AsFd) -> Result<()> {
+    // nix offers it for raw descriptors only, by an `extern` of its own.
+    // SAFETY: syncfs takes a descriptor and touches no memory; the borrow keeps the descriptor open.
+    let rc = unsafe { libc::syncfs(fd.as_fd().as_raw_fd()) };
+    check(Errno::result(rc).map(drop), || "syncfs")
+}
+
+/// The magic number of the filesystem that holds `fd` (`statfs(2)`, `linux/magic.h`).
+pub fn filesystem_magic(fd: impl AsFd) -> Result<u64> {
+    let st = check(nix::sys::statfs::fstatfs(fd), || "fstatfs")?;
+    // The field is signed on some architectures; magics are 32 bits.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    Ok(st.filesystem_type().0 as u64 & 0xffff_ffff)
+}
+
+/// Bytes from the kernel's random pool.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0_u8; N];
+    // SAFETY: the pointer and the length describe `bytes`. Up to 256 bytes come whole (getrandom(2)).
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    match usize::try_from(got) {
+        Ok(n) if n == N => Ok(bytes),
+        _ => Err(Error::sys("getrandom", Errno::last_raw())),
+    }
+}
+
+/// A C string of bytes from outside; a NUL inside is `EINVAL`.
+pub(crate) fn c_string(bytes: impl AsRef<OsStr>) -> Result<CString> {
+    let bytes = bytes.as_ref();
+    CString::new(bytes.as_bytes()).map_err(|_| Error::sys(format!("NUL byte inside '{}'", shown(bytes)), libc::EINVAL))
+}

@@ -1,0 +1,9 @@
+//! The kernel's door: system calls and ioctls as safe functions with errors that say what was asked.
+//!
+//! Only this folder names `nix`, `libc` and `devicemapper`, and only here and in `capi` may `unsafe` stand. Nothing in here
+//! decides anything: a function makes one call, or one call with its fallback for older kernels, which then has a file of its
+//! own that names the kernel version.
+#![allow(unsafe_code)]
+
+pub mod fs;
+pub mod xattr;
