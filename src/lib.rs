@@ -6,4 +6,7 @@ pub mod driver;
 pub mod error;
 pub mod id;
 pub mod log;
+pub mod mounts;
+pub mod options;
 mod sys;
+pub mod tree;

@@ -6,4 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod fs;
+pub mod inode_flags;
+pub mod mount;
+pub mod subdir;
 pub mod xattr;

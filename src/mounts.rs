@@ -1,0 +1,168 @@
+//! Mount option words, and what is mounted where.
+
+use crate::error::Result;
+use crate::sys::mount::{self, Flags};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// Mount options, sorted into what `mount(2)` takes as flags and what it hands to the filesystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// Flags to set.
+    pub flags: Flags,
+    /// A change of propagation, which takes a `mount(2)` of its own.
+    pub propagation: Flags,
+    /// Everything else, in order.
+    pub data: Vec<OsString>,
+}
+
+/// What a word does to the flags.
+enum Effect {
+    Set(Flags),
+    Clear(Flags),
+    Propagation(Flags),
+    Nothing,
+}
+
+/// The words of `mount(8)` that are flags to the kernel.
+fn effect(word: &[u8]) -> Option<Effect> {
+    use Effect::{Clear, Nothing, Propagation, Set};
+    let recursive = Flags::MS_REC;
+    Some(match word {
+        b"defaults" | b"" => Nothing,
+        b"ro" => Set(Flags::MS_RDONLY),
+        b"rw" => Clear(Flags::MS_RDONLY),
+        b"nosuid" => Set(Flags::MS_NOSUID),
+        b"suid" => Clear(Flags::MS_NOSUID),
+        b"nodev" => Set(Flags::MS_NODEV),
+        b"dev" => Clear(Flags::MS_NODEV),
+        b"noexec" => Set(Flags::MS_NOEXEC),
+        b"exec" => Clear(Flags::MS_NOEXEC),
+        b"sync" => Set(Flags::MS_SYNCHRONOUS),
+        b"async" => Clear(Flags::MS_SYNCHRONOUS),
+        b"dirsync" => Set(Flags::MS_DIRSYNC),
+        b"remount" => Set(Flags::MS_REMOUNT),
+        b"mand" => Set(Flags::MS_MANDLOCK),
+        b"nomand" => Clear(Flags::MS_MANDLOCK),
+        b"noatime" => Set(Flags::MS_NOATIME),
+        b"atime" => Clear(Flags::MS_NOATIME),
+        b"nodiratime" => Set(Flags::MS_NODIRATIME),
+        b"diratime" => Clear(Flags::MS_NODIRATIME),
+        b"relatime" => Set(Flags::MS_RELATIME),
+        b"norelatime" => Clear(Flags::MS_RELATIME),
+        b"strictatime" => Set(Flags::MS_STRICTATIME),
+        b"nostrictatime" => Clear(Flags::MS_STRICTATIME),
+        b"bind" => Set(Flags::MS_BIND),
+        b"rbind" => Set(Flags::MS_BIND | recursive),
+        b"private" => Propagation(Flags::MS_PRIVATE),
+        b"rprivate" => Propagation(Flags::MS_PRIVATE | recursive),
+        b"shared" => Propagation(Flags::MS_SHARED),
+        b"rshared" => Propagation(Flags::MS_SHARED | recursive),
+        b"slave" => Propagation(Flags::MS_SLAVE),
+        b"rslave" => Propagation(Flags::MS_SLAVE | recursive),
+        b"unbindable" => Propagation(Flags::MS_UNBINDABLE),
+        b"runbindable" => Propagation(Flags::MS_UNBINDABLE | recursive),
+        _ => return None,
+    })
+}
+
+impl Words {
+    /// Sorts comma-separated options, each of which may hold several words. A comma between double quotes separates nothing.
+    pub fn parse<S: AsRef<OsStr>>(options: impl IntoIterator<Item = S>) -> Words {
+        let mut words = Words { flags: Flags::empty(), propagation: Flags::empty(), data: Vec::new() };
+        for option in options {
+            for word in unquoted_commas(option.as_ref().as_bytes()) {
+                match effect(word) {
+                    Some(Effect::Set(flags)) => words.flags |= flags,
+                    Some(Effect::Clear(flags)) => words.flags &= !flags,
+                    Some(Effect::Propagation(flags)) => words.propagation |= flags,
+                    Some(Effect::Nothing) => {}
+                    None => words.data.push(OsString::from_vec(word.to_vec())),
+                }
+            }
+        }
+        words
+    }
+
+    /// The data as one string for `mount(2)`.
+    #[must_use]
+    pub fn data_string(&self) -> OsString {
+        self.data.join(OsStr::new(","))
+    }
+}
+
+fn unquoted_commas(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    text.split(move |&byte| {
+        quoted ^= byte == b'"';
+        byte == b',' && !quoted
+    })
+}
+
+/// Whether something is mounted on the directory `name` of `dir`. `path` is the same place as an absolute path without
+/// symlinks; it is looked up in the mount table where the kernel (before 5.8) has no better answer.
+///
+/// # Errors
+/// The directory does not exist or cannot be asked.
+pub fn is_mount_point(dir: impl AsFd, name: impl AsRef<OsStr>, path: &Path) -> Result<bool> {
+    match mount::is_mount_root(dir, name.as_ref())? {
+        Some(answer) => Ok(answer),
+        None => Ok(mount_points(&mount::table()?).any(|point| point == path)),
+    }
+}
+
+/// The mount points strictly below a directory, in the calling thread's namespace.
+///
+/// # Errors
+/// The mount table cannot be read.
+pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(mount_points(&mount::table()?).filter(|point| point != dir && point.starts_with(dir)).collect())
+}
+
+/// The mount points of a mount table: the fifth field of each line, unescaped.
+fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    table.split(|&b| b == b'\n').filter_map(|line| line.split(|&b| b == b' ').nth(4)).map(unescape)
+}
+
+/// `proc(5)`: blank, tab, newline and backslash are written as `\` and three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_flags_by_exact_match_only() {
+        let words = Words::parse(["ro,nosuid", "rootcontext=\"a:b:c0,c1\"", "rslave", "defaults,index=off,rw"]);
+        assert_eq!(words.flags, Flags::MS_NOSUID);
+        assert_eq!(words.propagation, Flags::MS_SLAVE | Flags::MS_REC);
+        assert_eq!(words.data_string(), "rootcontext=\"a:b:c0,c1\",index=off");
+        assert_eq!(Words::parse([""; 0]), Words::parse(["", ",,"]));
+    }
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table = b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noatime master:1 - ext3 /dev/root rw\n\
+            37 36 0:3 / /a\\04 rw - tmpfs t rw\nbroken\n";
+        let points: Vec<_> = mount_points(table).collect();
+        assert_eq!(points, [Path::new("/mnt 2\\x"), Path::new("/a\\04")]);
+    }
+}

@@ -1,0 +1,65 @@
+//! Mounting and unmounting with the calls that every kernel has, and asking what is mounted.
+
+use crate::error::{Error, Result};
+use crate::sys::fs::{c_string, check, shown};
+use nix::errno::Errno;
+use nix::mount::MntFlags;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+/// Mount flags, `MS_*` of `mount(2)`.
+pub use nix::mount::MsFlags as Flags;
+
+/// `mount(2)`. Empty `source`, `fstype` or `data` are passed as NULL.
+pub fn mount(source: &OsStr, target: &Path, fstype: &str, flags: Flags, data: &OsStr) -> Result<()> {
+    let given = |text| Some(text).filter(|text: &&OsStr| !text.is_empty());
+    let outcome = nix::mount::mount(given(source), target, given(OsStr::new(fstype)), flags, given(data));
+    check(outcome, || {
+        format!("mount '{}' on '{}' type '{fstype}' flags {flags:?} data '{}'", shown(source), shown(target), shown(data))
+    })
+}
+
+/// Takes the topmost mount off `target`, as soon as nobody uses it (`MNT_DETACH`). False if nothing is mounted there.
+pub fn umount_detach(target: &Path) -> Result<bool> {
+    umount_with(target, MntFlags::MNT_DETACH)
+}
+
+/// Takes the topmost mount off `target` unless it is in use (`EBUSY`). False if nothing is mounted there.
+pub fn umount(target: &Path) -> Result<bool> {
+    umount_with(target, MntFlags::empty())
+}
+
+fn umount_with(target: &Path, flags: MntFlags) -> Result<bool> {
+    match nix::mount::umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(false), // not a mount point (umount(2)); no such directory
+        Err(errno) => Err(Error::sys(format!("umount '{}'", shown(target)), errno as i32)),
+    }
+}
+
+/// Whether something is mounted on the directory `name` of `dir`; `None` where the kernel (before 5.8) does not tell.
+pub fn is_mount_root(dir: impl AsFd, name: &OsStr) -> Result<Option<bool>> {
+    let name_c = c_string(name)?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    let mut stx = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the name is NUL-terminated and the buffer has the size of struct statx; both outlive the call.
+    let rc = unsafe { libc::statx(dir.as_fd().as_raw_fd(), name_c.as_ptr(), flags, libc::STATX_TYPE, stx.as_mut_ptr()) };
+    match Errno::result(rc) {
+        Ok(_) => {}
+        Err(Errno::ENOSYS) => return Ok(None), // before Linux 4.11
+        Err(errno) => return Err(Error::sys(format!("statx '{}'", shown(name)), errno as i32)),
+    }
+    // SAFETY: zeroed, which is a valid value for a struct of integers, and then filled in by the kernel.
+    let stx = unsafe { stx.assume_init() };
+    #[allow(clippy::cast_sign_loss)]
+    let bit = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    Ok((stx.stx_attributes_mask & bit != 0).then_some(stx.stx_attributes & bit != 0))
+}
+
+/// The mount table of the calling thread's namespace, as the kernel writes it (`proc(5)`, `mountinfo`).
+pub fn table() -> Result<Vec<u8>> {
+    let path = "/proc/thread-self/mountinfo";
+    std::fs::read(path)
+        .map_err(|e| Error::sys(format!("read {path}"), e.raw_os_error().unwrap_or(libc::EIO)).hint("is /proc mounted?"))
+}

@@ -1,0 +1,278 @@
+//! Whole directory trees: deleting them and measuring them.
+//!
+//! Containers can make trees deeper than any path or descriptor limit. The walk therefore holds one directory open at a time,
+//! and comes back up through `..`, checking that it arrives where it came from. It never follows a symlink and never enters a
+//! mount.
+
+use crate::driver::Usage;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::{self, FileKind, Stat};
+use crate::sys::{inode_flags, subdir};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What a walk does at each step. Directories are entered before [`Visitor::leave`] is called for them.
+trait Visitor {
+    /// A name that is not a directory.
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+    /// A directory is about to be listed.
+    fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()>;
+    /// Everything below `name` was visited; `dir` is its parent.
+    fn leave(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+    /// Something is mounted on the directory `name`.
+    fn mount_point(&mut self, name: &OsStr) -> Result<()>;
+}
+
+/// A directory on the way down: who it is, what its name was, and which of its sub-directories are still to be visited.
+struct Level {
+    stat: Stat,
+    name: OsString,
+    pending: Vec<OsString>,
+}
+
+fn walk(top: BorrowedFd<'_>, visitor: &mut impl Visitor) -> Result<()> {
+    let mut here = fs::open_dir_at(top, ".")?;
+    let mut levels = vec![list(&here, OsString::new(), visitor)?];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.pending.pop() {
+            match subdir::open_same_mount(&here, &name) {
+                Ok(below) => {
+                    levels.push(list(&below, name, visitor)?);
+                    here = below;
+                }
+                Err(e) if e.errno() == EXDEV => visitor.mount_point(&name)?,
+                Err(e) if fs::is_absent(&e) => {} // deleted by someone else meanwhile
+                Err(e) => return Err(e),
+            }
+            continue;
+        }
+        let done = levels.pop().map(|level| level.name).unwrap_or_default();
+        if let Some(parent) = levels.last() {
+            here = climb(&here, &parent.stat)?;
+            visitor.leave(here.as_fd(), &done).context(|| format!("in {}", path_of(&levels)))?;
+        }
+    }
+    Ok(())
+}
+
+/// `EXDEV` of `asm-generic/errno-base.h`.
+const EXDEV: i32 = 18;
+
+fn path_of(levels: &[Level]) -> String {
+    let names: Vec<String> = levels.iter().skip(1).take(16).map(|level| fs::shown(&level.name)).collect();
+    format!("'/{}'", names.join("/"))
+}
+
+fn list(dir: &OwnedFd, name: OsString, visitor: &mut impl Visitor) -> Result<Level> {
+    visitor.enter(dir.as_fd())?;
+    let mut pending = Vec::new();
+    fs::each_entry(dir, |entry| {
+        let is_dir = match entry.kind {
+            Some(kind) => kind == FileKind::Dir,
+            None => fs::stat_at(dir, &entry.name)?.kind == FileKind::Dir,
+        };
+        if is_dir {
+            pending.push(entry.name);
+            Ok(())
+        } else {
+            visitor.file(dir.as_fd(), &entry.name)
+        }
+    })?;
+    Ok(Level { stat: fs::stat_fd(dir)?, name, pending })
+}
+
+fn climb(from: &OwnedFd, expected: &Stat) -> Result<OwnedFd> {
+    let parent = fs::open_dir_at(from, "..")?;
+    let found = fs::stat_fd(&parent)?;
+    if (found.device, found.inode) == (expected.device, expected.inode) {
+        Ok(parent)
+    } else {
+        Err(Error::new(Kind::Busy, "a directory was moved away while its tree was being walked"))
+    }
+}
+
+/// Deletes `name` in `dir`, whatever it is, with everything below it. A name that does not exist is an error (`ENOENT`).
+///
+/// # Errors
+/// Something is mounted inside, or a name cannot be deleted; what was reached before is gone.
+pub fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    if fs::stat_at(dir, name)?.kind != FileKind::Dir {
+        return Delete.file(dir, name);
+    }
+    match subdir::open_same_mount(dir, name) {
+        Ok(top) => empty(top.as_fd()).context(|| format!("delete '{}'", fs::shown(name)))?,
+        Err(e) if e.errno() == EXDEV => Delete.mount_point(name)?,
+        Err(e) => return Err(e),
+    }
+    Delete.leave(dir, name)
+}
+
+/// Deletes everything in a directory, but not the directory.
+///
+/// # Errors
+/// As for [`remove`].
+pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
+    walk(dir, &mut Delete)
+}
+
+struct Delete;
+
+impl Visitor for Delete {
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        unlocking(dir, name, || fs::remove_file_at(dir, name))
+    }
+
+    fn enter(&mut self, _: BorrowedFd<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn leave(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        unlocking(dir, name, || fs::remove_dir_at(dir, name))
+    }
+
+    fn mount_point(&mut self, name: &OsStr) -> Result<()> {
+        let what = format!("'{}' is a mount point", fs::shown(name));
+        Err(Error::new(Kind::Busy, what).hint("unmount it first; nothing below it was touched"))
+    }
+}
+
+/// Tries again without the immutable and append-only flags of the name and of its directory if they were in the way. A name
+/// that is gone already is what was wanted.
+fn unlocking(dir: BorrowedFd<'_>, name: &OsStr, delete: impl Fn() -> Result<()>) -> Result<()> {
+    const EPERM: i32 = 1;
+    match delete() {
+        Err(e) if fs::is_absent(&e) => Ok(()),
+        Err(e) if e.errno() == EPERM => {
+            let unlocked = inode_flags::unlock(dir).unwrap_or(false);
+            let regular = fs::stat_at(dir, name).is_ok_and(|st| matches!(st.kind, FileKind::File | FileKind::Dir));
+            let unlocked = (regular && inode_flags::unlock_at(dir, name).unwrap_or(false)) || unlocked;
+            if unlocked { delete() } else { Err(e) }
+        }
+        outcome => outcome,
+    }
+}
+
+/// The sum of the sizes, in bytes, of all that is not a directory, each inode once.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn size(dir: BorrowedFd<'_>) -> Result<u64> {
+    let mut measured = Measure::default();
+    walk(dir, &mut measured)?;
+    Ok(measured.size)
+}
+
+/// The disk space and the inodes that a tree occupies, its top directory included, each inode once.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn usage(dir: BorrowedFd<'_>) -> Result<Usage> {
+    let mut measured = Measure::default();
+    walk(dir, &mut measured)?;
+    Ok(measured.usage)
+}
+
+#[derive(Default)]
+struct Measure {
+    size: u64,
+    usage: Usage,
+    linked: HashSet<(u64, u64)>,
+}
+
+impl Measure {
+    fn add(&mut self, stat: &Stat) {
+        self.usage.bytes += stat.allocated;
+        self.usage.inodes += 1;
+    }
+}
+
+impl Visitor for Measure {
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        let stat = match fs::stat_at(dir, name) {
+            Err(e) if fs::is_absent(&e) => return Ok(()), // a container may be at work in there
+            outcome => outcome?,
+        };
+        if stat.links == 1 || self.linked.insert((stat.device, stat.inode)) {
+            self.size += stat.size;
+            self.add(&stat);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
+        self.add(&fs::stat_fd(dir)?);
+        Ok(())
+    }
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> Result<()> {
+        Ok(())
+    }
+
+    fn mount_point(&mut self, _: &OsStr) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("graphdriver-tree-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Scratch(path)
+        }
+
+        fn fd(&self) -> OwnedFd {
+            fs::open_dir(&self.0).unwrap()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = remove(fs::open_dir(self.0.parent().unwrap()).unwrap().as_fd(), self.0.file_name().unwrap());
+        }
+    }
+
+    #[test]
+    fn deletes_a_tree_and_spares_what_its_links_name() {
+        let (outside, inside) = (Scratch::new("outside"), Scratch::new("inside"));
+        std::fs::write(outside.0.join("keep"), "x").unwrap();
+        std::fs::create_dir_all(inside.0.join("a/b/c")).unwrap();
+        std::fs::write(inside.0.join("a/b/f"), "y").unwrap();
+        symlink(&outside.0, inside.0.join("a/link")).unwrap();
+        remove(inside.fd().as_fd(), OsStr::new("a")).unwrap();
+        assert!(!inside.0.join("a").exists() && outside.0.join("keep").exists());
+        assert!(fs::is_absent(&remove(inside.fd().as_fd(), OsStr::new("a")).unwrap_err()));
+    }
+
+    #[test]
+    fn depth_is_no_limit() {
+        let scratch = Scratch::new("deep");
+        let mut dir = scratch.fd();
+        for _ in 0..5000 {
+            fs::make_dir_at(&dir, "d", 0o700).unwrap();
+            dir = fs::open_dir_at(&dir, "d").unwrap();
+        }
+        assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 5001);
+        empty(scratch.fd().as_fd()).unwrap();
+        assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 1);
+    }
+
+    #[test]
+    fn size_counts_each_inode_once_and_no_directory() {
+        let scratch = Scratch::new("size");
+        std::fs::write(scratch.0.join("a"), [0; 1000]).unwrap();
+        std::fs::hard_link(scratch.0.join("a"), scratch.0.join("b")).unwrap();
+        std::fs::create_dir(scratch.0.join("d")).unwrap();
+        symlink("12345", scratch.0.join("d/l")).unwrap();
+        assert_eq!(size(scratch.fd().as_fd()).unwrap(), 1005);
+        assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 4);
+    }
+}
