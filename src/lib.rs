@@ -1,12 +1,26 @@
 //! Container image layers and root filesystems on disk: the overlay2 and devicemapper graph drivers.
 //!
-//! Read on in this order: [`driver`] (what a driver does), `graph` (choosing and using one), `overlay` (one driver).
+//! Read on in this order: [`driver`] (what a driver does), [`graph`] (choosing and using one), [`overlay`] (one driver). The C
+//! interface is a thin skin over [`graph`]; its reference is `include/graphdriver.h`.
+//!
+//! ```text
+//! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
+//!                                                   │
+//!           archive  quota  tree  mounts  options  id
+//!                                                   │
+//!                                                  sys
+//!               error, log: used by all, use nothing
+//! ```
 
+pub mod archive;
+pub mod capi;
 pub mod driver;
 pub mod error;
+pub mod graph;
 pub mod id;
 pub mod log;
 pub mod mounts;
 pub mod options;
+pub mod overlay;
 mod sys;
 pub mod tree;

@@ -5,8 +5,11 @@
 //! own that names the kernel version.
 #![allow(unsafe_code)]
 
+pub mod cmem;
 pub mod fs;
 pub mod inode_flags;
 pub mod mount;
+pub mod newmount;
+pub mod own_cwd;
 pub mod subdir;
 pub mod xattr;

@@ -1,0 +1,175 @@
+//! What the design document does not have: error texts, log, version, repair, usage, and functions that free.
+
+use super::input::{self, Content};
+use super::report;
+use super::types::{driver_create_opts, driver_mount_opts, graphdriver_status, io_read_func_t, json_map_string_string};
+use super::types::{graphdriver_error_func_t, graphdriver_log_func_t};
+use super::{GRAPH, document, guard, output};
+use std::ffi::{c_char, c_int, c_void};
+use std::path::Path;
+
+/// The same as graphdriver_init, with the driver's home at <storage_root>/<name>.
+///
+/// @param name              as for graphdriver_init
+/// @param storage_root      an absolute path, not NULL
+/// @param storage_opts      as for graphdriver_init
+/// @param storage_opts_len  the number of options
+/// @return as for graphdriver_init
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_init_at(
+    name: *const c_char,
+    storage_root: *const c_char,
+    storage_opts: *mut *mut c_char,
+    storage_opts_len: usize,
+) -> c_int {
+    guard("graphdriver_init_at", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let root = Path::new(input::path(storage_root, "storage_root")?);
+            document::init(name, root, storage_opts, storage_opts_len)
+        }
+    })
+}
+
+/// The same as graphdriver_apply_diff, for callers whose io_read_wrapper has another form.
+///
+/// @param id          the layer, not NULL
+/// @param context     given to read
+/// @param read        where the archive is read from, not NULL
+/// @param layer_size  as for graphdriver_apply_diff, may be NULL
+/// @return as for graphdriver_apply_diff
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_unpack_layer(
+    id: *const c_char,
+    context: *mut c_void,
+    read: io_read_func_t,
+    layer_size: *mut i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    guard("graphdriver_unpack_layer", -1, || unsafe { document::unpack(id, Content::new(context, read)?, layer_size) })
+}
+
+/// Mends a layer whose link to its parents is damaged. A layer that is whole, or does not exist, is left alone.
+///
+/// @param id      the layer, not NULL
+/// @param parent  its parent; NULL or "" for a base layer
+/// @return 0, or -1 with errno and graphdriver_last_error() set.
+///
+/// Thread-safe. errno: EINVAL for a bad id, ENOENT if the parent is needed and does not exist, EUCLEAN if it is damaged itself,
+/// ENOTCONN before graphdriver_init.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_try_repair_lowers(id: *const c_char, parent: *const c_char) -> c_int {
+    guard("graphdriver_try_repair_lowers", -1, || {
+        // SAFETY: the caller's promise.
+        let (id, parent) = unsafe { (input::layer_id(id)?, input::parent(parent)?) };
+        GRAPH.with(|driver| driver.repair_lowers(&id, parent.as_ref())).map(|()| 0)
+    })
+}
+
+/// Tells what a layer occupies, without its parents.
+///
+/// @param id      the layer, not NULL
+/// @param bytes   receives the disk space allocated, in bytes; may be NULL
+/// @param inodes  receives the number of inodes; may be NULL
+/// @return 0, or -1 with errno and graphdriver_last_error() set; nothing is written then.
+///
+/// Takes constant time where a project quota counts; else every file is looked at. Thread-safe. errno: EINVAL for a bad id,
+/// ENOENT if there is no such layer, ENOTCONN before graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_get_layer_usage(id: *const c_char, bytes: *mut u64, inodes: *mut u64) -> c_int {
+    guard("graphdriver_get_layer_usage", -1, || {
+        // SAFETY: the caller's promise.
+        let id = unsafe { input::layer_id(id) }?;
+        let usage = GRAPH.with(|driver| driver.layer_usage(&id))?;
+        for (pointer, value) in [(bytes, usage.bytes), (inodes, usage.inodes)] {
+            // SAFETY: the caller's promise.
+            if let Some(place) = unsafe { pointer.as_mut() } {
+                *place = value;
+            }
+        }
+        Ok(0)
+    })
+}
+
+/// Tells what went wrong last on the calling thread: what failed, on what, why, and what to do.
+///
+/// @return a text, "" if nothing failed yet; never NULL. It belongs to the library and is valid until the next failure on this
+///         thread or the thread's end.
+#[unsafe(no_mangle)]
+pub extern "C" fn graphdriver_last_error() -> *const c_char {
+    report::last()
+}
+
+/// Installs a function that receives the library's log; without one it logs nowhere.
+///
+/// @param callback  called on the thread that logs, also on several at a time, with a severity as in syslog(3) (3 error,
+///                  4 warning, 6 information, 7 debugging) and a line without newline that is valid during the call. It may call
+///                  the library, and must return. NULL: no more log.
+/// @param user      handed to the callback
+///
+/// Thread-safe. A call of the previous callback may still be under way when this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_set_log_callback(callback: graphdriver_log_func_t, user: *mut c_void) {
+    guard("graphdriver_set_log_callback", (), || Ok(report::set_log_callback(callback, user)));
+}
+
+/// Installs a function that receives the sentences meant for the daemon's user, such as "Container size cannot be smaller than
+/// …". Most failures have none.
+///
+/// @param callback  called on the failing thread before the failing function returns, with a sentence that is valid during the
+///                  call. It must return. NULL: no more sentences.
+/// @param user      handed to the callback
+///
+/// Thread-safe. A call of the previous callback may still be under way when this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_set_error_callback(callback: graphdriver_error_func_t, user: *mut c_void) {
+    guard("graphdriver_set_error_callback", (), || Ok(report::set_error_callback(callback, user)));
+}
+
+/// The library's version, as "1.2.3". The text is constant. Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn graphdriver_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// The version of the interface: the number in the library's SONAME. It changes when a program that was compiled against an
+/// older header would no longer work. Thread-safe.
+#[unsafe(no_mangle)]
+pub extern "C" fn graphdriver_abi_version() -> u32 {
+    1
+}
+
+/// Frees a status of graphdriver_get_status. NULL is allowed. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_graphdriver_status(status: *mut graphdriver_status) {
+    // SAFETY: the caller's promise.
+    guard("free_graphdriver_status", (), || Ok(unsafe { output::free_status(status) }));
+}
+
+/// Frees mount options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_graphdriver_mount_opts(opts: *mut driver_mount_opts) {
+    // SAFETY: the caller's promise.
+    guard("free_graphdriver_mount_opts", (), || Ok(unsafe { output::free_mount_options(opts) }));
+}
+
+/// The same as free_graphdriver_mount_opts, under the name that iSulad's unit tests use.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_driver_mount_opts(opts: *mut driver_mount_opts) {
+    // SAFETY: the caller's promise.
+    guard("free_driver_mount_opts", (), || Ok(unsafe { output::free_mount_options(opts) }));
+}
+
+/// Frees create options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn free_driver_create_opts(opts: *mut driver_create_opts) {
+    // SAFETY: the caller's promise.
+    guard("free_driver_create_opts", (), || Ok(unsafe { output::free_create_options(opts) }));
+}
+
+/// Frees a map and everything in it, all from malloc(3). NULL is allowed. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_free_map(map: *mut json_map_string_string) {
+    // SAFETY: the caller's promise.
+    guard("graphdriver_free_map", (), || Ok(unsafe { output::free_map(map) }));
+}

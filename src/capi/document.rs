@@ -1,0 +1,246 @@
+//! The eleven functions of the design document, with its signatures. The comments of this file become the header.
+
+use super::input::{self, Content};
+use super::types::{driver_create_opts, driver_mount_opts, graphdriver_status, io_read_wrapper, json_map_string_string};
+use super::{GRAPH, guard, output};
+use crate::driver::Access;
+use crate::error::Result;
+use std::ffi::{c_char, c_int};
+use std::path::Path;
+use std::ptr;
+
+/// Initialises the graph driver of this process.
+///
+/// @param name              the driver: "overlay2", "overlay" (the same) or "devicemapper"; exact, not NULL
+/// @param isulad_root       an absolute path, not NULL; the driver's home becomes <isulad_root>/storage/<name>
+/// @param storage_opts      options "name=value" (README.md lists them), none of them NULL; may be NULL if there are none
+/// @param storage_opts_len  the number of options
+/// @return 0, or -1 with errno and graphdriver_last_error() set. After a failure the driver that was there before, if
+///         any, stays.
+///
+/// All arguments are copied. May be called again at any time, from any thread; it waits for calls under way, and calls made
+/// meanwhile fail with ENOTCONN. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
+/// EBUSY if another thread is initialising or cleaning up, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_init(
+    name: *const c_char,
+    isulad_root: *const c_char,
+    storage_opts: *mut *mut c_char,
+    storage_opts_len: usize,
+) -> c_int {
+    guard("graphdriver_init", -1, || {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let root = Path::new(input::path(isulad_root, "isulad_root")?).join("storage");
+            init(name, &root, storage_opts, storage_opts_len)
+        }
+    })
+}
+
+/// # Safety
+/// As for [`graphdriver_init`].
+pub(super) unsafe fn init(name: *const c_char, storage_root: &Path, options: *mut *mut c_char, len: usize) -> Result<c_int> {
+    // SAFETY: the caller's promise.
+    let (name, options) = unsafe { (input::text(name, "the driver name")?, input::texts(options, len, "storage_opts")?) };
+    GRAPH.init(name, storage_root, &options).map(|()| 0)
+}
+
+/// Makes a read-write layer, for a container.
+///
+/// @param id           1 to 255 bytes, the first a letter or digit, the others letters, digits, '_', '.' or '-'; not NULL
+/// @param parent       the layer it is stacked upon; NULL or "" for none
+/// @param create_opts  not NULL. Storage options: "size" (bytes, with a unit if wanted: "10G"; 0 for the configured default)
+///                     and, for overlay2, "inodes". Where a configured default is applied, "size" is appended to the
+///                     caller's map, which is allocated if it is NULL; its memory is the caller's to free.
+/// @return 0, or -1 with errno and graphdriver_last_error() set; nothing of the layer is left then.
+///
+/// Thread-safe. errno: EINVAL for a bad argument or option, ENOENT if the parent does not exist, EEXIST if the id is taken,
+/// EOPNOTSUPP if the filesystem cannot limit sizes, E2BIG if too many layers lie below, ENOTCONN before graphdriver_init.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_create_rw(
+    id: *const c_char,
+    parent: *const c_char,
+    create_opts: *mut driver_create_opts,
+) -> c_int {
+    guard("graphdriver_create_rw", -1, || {
+        // SAFETY: the caller's promise.
+        let (id, parent, mut options) =
+            unsafe { (input::layer_id(id)?, input::parent(parent)?, input::create_options(create_opts)?) };
+        let given = options.storage_opt.len();
+        GRAPH.with(|driver| driver.create(&id, parent.as_ref(), Access::ReadWrite, &mut options))?;
+        // SAFETY: the caller's promise; it is not NULL, or its conversion had failed.
+        unsafe { output::append_storage_options(&mut *create_opts, &options.storage_opt[given..]) }.map(|()| 0)
+    })
+}
+
+/// Makes a read-only layer, for an image.
+///
+/// @param id           as for graphdriver_create_rw
+/// @param parent       as for graphdriver_create_rw
+/// @param create_opts  not NULL; with overlay2, storage options are an error
+/// @return 0, or -1 with errno and graphdriver_last_error() set; nothing of the layer is left then.
+///
+/// Thread-safe. errno as for graphdriver_create_rw.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_create_ro(
+    id: *const c_char,
+    parent: *const c_char,
+    create_opts: *const driver_create_opts,
+) -> c_int {
+    guard("graphdriver_create_ro", -1, || {
+        // SAFETY: the caller's promise.
+        let (id, parent, mut options) =
+            unsafe { (input::layer_id(id)?, input::parent(parent)?, input::create_options(create_opts)?) };
+        GRAPH.with(|driver| driver.create(&id, parent.as_ref(), Access::ReadOnly, &mut options)).map(|()| 0)
+    })
+}
+
+/// Deletes a layer and all its content. A mount of it is detached first. Layers stacked upon it become unusable.
+///
+/// @param id  the layer, not NULL
+/// @return 0, also if there is no such layer; -1 with errno and graphdriver_last_error() set.
+///
+/// Thread-safe. errno: EINVAL for a bad id, ENOTCONN before graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_rm_layer(id: *const c_char) -> c_int {
+    guard("graphdriver_rm_layer", -1, || {
+        // SAFETY: the caller's promise.
+        let id = unsafe { input::layer_id(id) }?;
+        GRAPH.with(|driver| driver.remove(&id)).map(|()| 0)
+    })
+}
+
+/// Mounts a layer upon its ancestors. A layer that is mounted already stays as it is.
+///
+/// @param id          the layer, not NULL
+/// @param mount_opts  NULL for none
+/// @return the path of the root filesystem, for the caller to free with free(3); NULL with errno and
+///         graphdriver_last_error() set.
+///
+/// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if it is damaged or its content is
+/// incomplete, ENOTCONN before graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_mount_layer(id: *const c_char, mount_opts: *const driver_mount_opts) -> *mut c_char {
+    guard("graphdriver_mount_layer", ptr::null_mut(), || {
+        // SAFETY: the caller's promise.
+        let (id, options) = unsafe { (input::layer_id(id)?, input::mount_options(mount_opts)?) };
+        output::text(GRAPH.with(|driver| driver.mount(&id, &options))?)
+    })
+}
+
+/// Takes one mount of a layer away. Programs that still use it keep what they have open.
+///
+/// @param id  the layer, not NULL
+/// @return 0, also if it is not mounted or there is no such layer; -1 with errno and graphdriver_last_error() set.
+///
+/// Thread-safe. errno: EINVAL for a bad id, ENOTCONN before graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_umount_layer(id: *const c_char) -> c_int {
+    guard("graphdriver_umount_layer", -1, || {
+        // SAFETY: the caller's promise.
+        let id = unsafe { input::layer_id(id) }?;
+        GRAPH.with(|driver| driver.umount(&id)).map(|()| 0)
+    })
+}
+
+/// Tells whether a layer is there and whole; a layer whose unpacking did not finish is not.
+///
+/// @param id  the layer, not NULL
+/// @return true or false; false with errno and graphdriver_last_error() set if it cannot be found out.
+///
+/// Thread-safe. errno as for graphdriver_rm_layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_layer_exists(id: *const c_char) -> bool {
+    guard("graphdriver_layer_exists", false, || {
+        // SAFETY: the caller's promise.
+        let id = unsafe { input::layer_id(id) }?;
+        GRAPH.with(|driver| driver.exists(&id))
+    })
+}
+
+/// Unpacks a layer archive into a layer: tar, plain or compressed with gzip, zstd, xz or bzip2.
+///
+/// @param id          the layer, not NULL
+/// @param content     where the archive is read from, not NULL. read is called on the calling thread, with any length, until
+///                    it returns 0 or a negative number; close is never called.
+/// @param layer_size  if not NULL, receives on success the size of the layer in bytes: all that is not a directory, each
+///                    inode once
+/// @return 0, or -1 with errno and graphdriver_last_error() set. A layer that was empty is empty then; another one is
+///         incomplete, and is refused until it is removed.
+///
+/// Nothing outside the layer is touched, whatever the archive holds. Thread-safe. errno: EINVAL for a bad argument, EBADMSG for
+/// a bad archive, E2BIG where it exceeds a limit, ENOENT if there is no such layer, ENOSPC or EDQUOT if it does not fit,
+/// ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_apply_diff(
+    id: *const c_char,
+    content: *const io_read_wrapper,
+    layer_size: *mut i64,
+) -> c_int {
+    guard("graphdriver_apply_diff", -1, || {
+        // SAFETY: the caller's promise. Only members that every version of the struct has are read.
+        unsafe {
+            let content = input::given(content, "content")?;
+            unpack(id, Content::new(content.context, content.read)?, layer_size)
+        }
+    })
+}
+
+/// # Safety
+/// As for [`graphdriver_apply_diff`].
+pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size: *mut i64) -> Result<c_int> {
+    // SAFETY: the caller's promise.
+    let (id, wanted) = unsafe { (input::layer_id(id)?, layer_size.as_mut()) };
+    GRAPH.with(|driver| {
+        driver.apply_diff(&id, &mut content)?;
+        if let Some(wanted) = wanted {
+            *wanted = i64::try_from(driver.layer_size(&id)?).unwrap_or(i64::MAX);
+        }
+        Ok(0)
+    })
+}
+
+/// Tells where the parts of a layer are.
+///
+/// @param id        the layer, not NULL
+/// @param map_info  not NULL; each item replaces the value of its key or is appended. overlay2: WorkDir, MergedDir, UpperDir and,
+///                  if the layer has parents, LowerDir. devicemapper: DeviceId, DeviceSize, DeviceName, MergedDir. The map's
+///                  memory is the caller's to free (graphdriver_free_map).
+/// @return 0, or -1 with errno and graphdriver_last_error() set; the map is unchanged then.
+///
+/// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if it is damaged, ENOTCONN before
+/// graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_get_layer_metadata(id: *const c_char, map_info: *mut json_map_string_string) -> c_int {
+    guard("graphdriver_get_layer_metadata", -1, || {
+        // SAFETY: the caller's promise.
+        let id = unsafe { input::layer_id(id) }?;
+        // SAFETY: the caller's promise.
+        unsafe { input::given(map_info, "map_info") }?;
+        let items = GRAPH.with(|driver| driver.layer_metadata(&id))?;
+        // SAFETY: the caller's promise; it is not NULL.
+        unsafe { output::set_pairs(&mut *map_info, &items) }.map(|()| 0)
+    })
+}
+
+/// Tells the driver's state.
+///
+/// @return a status for the caller to free with free_graphdriver_status, no member of it NULL; NULL with errno and
+///         graphdriver_last_error() set.
+///
+/// Thread-safe. errno: ENOTCONN before graphdriver_init, else that of the system call that failed.
+#[unsafe(no_mangle)]
+pub extern "C" fn graphdriver_get_status() -> *mut graphdriver_status {
+    guard("graphdriver_get_status", ptr::null_mut(), || output::status(&GRAPH.with(|driver| driver.status())?))
+}
+
+/// Releases what the driver holds: overlay2 unmounts its home directory, devicemapper stops its worker and unmounts layers.
+///
+/// @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
+///
+/// Thread-safe; waits for calls under way. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
+/// if layers are still mounted below home or another thread is initialising or cleaning up, ENOTCONN before graphdriver_init.
+#[unsafe(no_mangle)]
+pub extern "C" fn graphdriver_cleanup() -> c_int {
+    guard("graphdriver_cleanup", -1, || GRAPH.cleanup().map(|()| 0))
+}

@@ -1,0 +1,57 @@
+//! Unpacking an archive into a layer.
+
+use super::Overlay;
+use super::layout::Layer;
+use crate::archive::{self, Limits, Options, Whiteouts};
+use crate::error::{Error, Result};
+use crate::id::LayerId;
+use crate::sys::fs;
+use crate::tree;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+impl Overlay {
+    /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
+    /// is refused until it is made anew. A failure in an empty layer leaves it empty.
+    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
+        let home = self.home.open()?;
+        let layer = Layer::open(&home, id)?;
+        layer.check_finished()?;
+        let diff = layer.diff()?;
+        let was_empty = is_empty(&diff)?;
+        layer.set_unfinished()?;
+        let options = Options {
+            whiteouts: Whiteouts::Overlay,
+            shift: self.options.remap,
+            limits: Limits::default(),
+            sync: self.options.durable,
+        };
+        match archive::unpack(content, diff.as_fd(), &options) {
+            Ok(outcome) => {
+                if outcome.root_opaque {
+                    self.make_base(&layer)?;
+                }
+                self.finish(&layer)
+            }
+            Err(e) if was_empty => Err(match tree::empty(diff.as_fd()).and_then(|()| self.finish(&layer)) {
+                Ok(()) => e,
+                Err(other) => e.and_also(other),
+            }),
+            Err(e) => Err(e.hint("the layer is incomplete now; remove it and make it anew")),
+        }
+    }
+
+    fn finish(&self, layer: &Layer) -> Result<()> {
+        layer.set_finished()?;
+        if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
+    }
+}
+
+fn is_empty(dir: &OwnedFd) -> Result<bool> {
+    let mut empty = true;
+    fs::each_entry(dir, |_| -> Result<(), Error> {
+        empty = false;
+        Ok(())
+    })?;
+    Ok(empty)
+}

@@ -1,0 +1,172 @@
+//! Making a layer: everything under a temporary name, then one rename.
+
+use super::Overlay;
+use super::layout::{ACCESS, DIFF, EMPTY, LINK, LOWER, MERGED, STAGE, WORK};
+use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
+use crate::driver::{Access, CreateOptions};
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
+use crate::log;
+use crate::mounts;
+use crate::sys::{fs, xattr};
+use crate::tree;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+impl Overlay {
+    pub(super) fn create_layer(
+        &self,
+        id: &LayerId,
+        parent: Option<&LayerId>,
+        access: Access,
+        options: &mut CreateOptions,
+    ) -> Result<()> {
+        check_options(access, options)?;
+        let home = self.home.open()?;
+        let lowers = match parent {
+            Some(parent) => lowers_upon(&home, parent)?,
+            None => Lowers::default(),
+        };
+        self.check_depth(id, &lowers)?;
+        self.make_room(&home, id)?;
+        let stage = format!("{STAGE}{}", random_name()?);
+        fs::make_dir_at(&home, &stage, 0o700)?;
+        let made = self.build(&home, &stage, id, &lowers, access);
+        made.map_err(|e| match tree::remove(home.as_fd(), OsStr::new(&stage)) {
+            Err(other) if !fs::is_absent(&other) => e.and_also(other),
+            _ => e,
+        })
+    }
+
+    /// Builds the layer in the directory `stage` and gives it its name.
+    fn build(&self, home: &OwnedFd, stage: &str, id: &LayerId, lowers: &Lowers, access: Access) -> Result<()> {
+        let dir = fs::open_dir_at(home, stage)?;
+        let link = new_link(home, id)?;
+        let built = self.fill(&dir, &link, lowers, access).and_then(|()| fs::rename_new_at(home, stage, home, id));
+        built.map_err(|e| match fs::remove_file_at(home, link.path()) {
+            Ok(()) => e,
+            Err(other) => e.and_also(other),
+        })
+    }
+
+    fn fill(&self, dir: &OwnedFd, link: &LinkId, lowers: &Lowers, access: Access) -> Result<()> {
+        for (name, mode) in [(DIFF, 0o755), (WORK, 0o700), (MERGED, 0o700)] {
+            fs::make_dir_at(dir, name, mode)?;
+            self.give_to_containers(dir, name)?;
+        }
+        self.give_to_containers(dir, ".")?;
+        let label = match access {
+            Access::ReadWrite => b"rw",
+            Access::ReadOnly => b"ro",
+        };
+        xattr::set(dir, ACCESS, label)?;
+        if lowers.0.is_empty() {
+            fs::make_dir_at(dir, EMPTY, 0o700)?;
+        } else {
+            fs::write_new_at(dir, LOWER, lowers.to_text().as_bytes(), 0o644, self.options.durable)?;
+        }
+        fs::write_new_at(dir, LINK, link.as_str().as_bytes(), 0o644, self.options.durable)?;
+        if self.options.durable { fs::fsync(dir, "layer directory") } else { Ok(()) }
+    }
+
+    /// With remapped users, root of the containers owns what the kernel writes for them.
+    fn give_to_containers(&self, dir: &OwnedFd, name: &str) -> Result<()> {
+        match &self.options.remap {
+            Some(remap) => fs::chown_at(dir, name, remap.uid, remap.gid),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that nothing has the id. What must not be lost is an error; a leftover that nobody can use is moved away.
+    fn make_room(&self, home: &OwnedFd, id: &LayerId) -> Result<()> {
+        match fs::stat_at(home, id) {
+            Err(e) if fs::is_absent(&e) => return Ok(()),
+            found => found?,
+        };
+        let taken = |why: &str| Err(Error::new(Kind::Exists, format!("the id is taken by a layer that {why}")));
+        let layer = Layer::open(home, id)?;
+        if layer.has_dir(MERGED)? && mounts::is_mount_point(&layer, MERGED, &self.home.path(id, MERGED))? {
+            return taken("is mounted");
+        }
+        if may_be_written(&layer)? && has_content(&layer)? {
+            return taken("is read-write and has content");
+        }
+        if let Ok(link) = layer.link() {
+            if is_parent(home, &link)? {
+                return taken("has layers on top of it");
+            }
+        }
+        log::warn!("layer '{id}' is there already, but nobody uses it; it is made anew");
+        self.discard(home, id)
+    }
+}
+
+/// The overlay driver takes limits for read-write layers and no other options.
+fn check_options(access: Access, options: &CreateOptions) -> Result<()> {
+    match (options.storage_opt.as_slice(), access) {
+        ([], _) => Ok(()),
+        (_, Access::ReadOnly) => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
+        (_, Access::ReadWrite) => {
+            let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
+            Err(Error::new(Kind::Unsupported, sentence).user(sentence))
+        }
+    }
+}
+
+/// The lowers of a new child: its parent, then those of its parent.
+fn lowers_upon(home: &OwnedFd, parent: &LayerId) -> Result<Lowers> {
+    let layer = Layer::open(home, parent).context(|| "its parent")?;
+    layer.check_finished().context(|| "its parent")?;
+    let mut links = vec![layer.link().context(|| "its parent")?];
+    links.extend(layer.lowers().context(|| "its parent")?.0);
+    Ok(Lowers(links))
+}
+
+/// A link of a random name in `l/`.
+fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
+    loop {
+        let link = LinkId::random()?;
+        match fs::symlink_at(link_text(id), home, link.path()) {
+            Err(e) if e.kind() == Kind::Exists => {} // as likely as guessing a key; draw again
+            made => return made.map(|()| link),
+        }
+    }
+}
+
+/// Whether containers may have written into the layer. Layers of the C module are not marked; that the kernel has used their
+/// scratch directory is the best hint there is.
+fn may_be_written(layer: &Layer) -> Result<bool> {
+    match xattr::get::<8>(layer, ACCESS) {
+        Ok(access) => Ok(access == b"rw"),
+        Err(e) if xattr::is_absent(&e) => match fs::stat_at(layer, format!("{WORK}/work")) {
+            Ok(_) => Ok(true),
+            Err(e) if fs::is_absent(&e) => Ok(false),
+            Err(e) => Err(e),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+fn has_content(layer: &Layer) -> Result<bool> {
+    if !layer.has_dir(DIFF)? {
+        return Ok(false);
+    }
+    let mut found = false;
+    fs::each_entry(layer.diff()?, |_| {
+        found = true;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Whether any layer is stacked upon the one with this link.
+fn is_parent(home: &OwnedFd, link: &LinkId) -> Result<bool> {
+    let mut found = false;
+    each_layer(home, |layer| {
+        // A damaged list is nobody's parent for certain, but might have been ours: repair may bring it back. Its own error is
+        // shown when that layer is used.
+        found = found || layer.lowers().is_ok_and(|lowers| lowers.0.contains(link));
+        Ok(())
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,295 @@
+//! What is on disk: the names in the home directory and in a layer, and the two small files that link layers.
+//!
+//! ```text
+//! <home>/l/<LINK>        symlink to ../<id>/diff: a short name for mount options
+//! <home>/<id>/diff/      the layer's own content (the upper directory)
+//! <home>/<id>/link       LINK
+//! <home>/<id>/lower      l/<LINK of the parent>:l/<LINK of its parent>:…  only if the layer has a parent
+//! <home>/<id>/empty/     stands for the missing lower otherwise
+//! <home>/<id>/work/      the kernel's scratch directory
+//! <home>/<id>/merged/    where the layer is mounted
+//! ```
+//! iSulad's C module, Docker and containers/storage use the same form. A name in home that starts with a dot is ours while
+//! something is being made or deleted; the next start sweeps it.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
+use crate::sys::fs::{self, FileKind};
+use crate::sys::xattr;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+pub(super) const LINKS: &str = "l";
+pub(super) const DIFF: &str = "diff";
+pub(super) const LINK: &str = "link";
+pub(super) const LOWER: &str = "lower";
+pub(super) const WORK: &str = "work";
+pub(super) const MERGED: &str = "merged";
+pub(super) const EMPTY: &str = "empty";
+
+/// Prefix of what is being made.
+pub(super) const STAGE: &str = ".stage-";
+/// Prefix of what is being deleted.
+pub(super) const TRASH: &str = ".trash-";
+
+/// On the layer's directory while an unpack into it is under way; what crashed in between is never taken for a whole layer.
+/// The C module neither reads nor removes it.
+const UNFINISHED: &str = "trusted.graphdriver.unfinished";
+/// On the layer's directory: `rw` or `ro`. Layers of the C module have none.
+pub(super) const ACCESS: &str = "trusted.graphdriver.access";
+/// Overlayfs' mark of a directory that hides what is below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// No `link` file is longer; readers accept the names of other tools.
+const MAX_LINK: usize = 255;
+/// Overlayfs stacks at most 500 lowers; names of other tools may be long.
+const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
+
+/// The short name of a layer: a file name in `l/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkId(String);
+
+impl LinkId {
+    /// A new one, as the C module makes them: 26 hexadecimal digits.
+    pub(super) fn random() -> Result<LinkId> {
+        Ok(LinkId(random_name()?))
+    }
+
+    /// Parses the content of a `link` file; a newline at its end is tolerated.
+    pub(super) fn parse(content: &[u8]) -> Result<LinkId> {
+        let name = content.strip_suffix(b"\n").unwrap_or(content);
+        let plain = |b: &u8| b.is_ascii_graphic() && !b"/:,\\\"".contains(b);
+        match std::str::from_utf8(name) {
+            Ok(text) if !name.is_empty() && name.len() <= MAX_LINK && name[0] != b'.' && name.iter().all(plain) => {
+                Ok(LinkId(text.to_owned()))
+            }
+            _ => Err(corrupt("its 'link' file does not hold a link name")),
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its path below home.
+    pub(super) fn path(&self) -> String {
+        format!("{LINKS}/{}", self.0)
+    }
+}
+
+/// Thirteen random bytes in hexadecimal.
+pub(super) fn random_name() -> Result<String> {
+    use std::fmt::Write;
+    let mut name = String::with_capacity(26);
+    for byte in fs::random::<13>()? {
+        let _ = write!(name, "{byte:02x}"); // writing to a String cannot fail
+    }
+    Ok(name)
+}
+
+/// A layer's ancestors, the nearest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lowers(pub(super) Vec<LinkId>);
+
+impl Lowers {
+    /// Parses the content of a `lower` file; a newline at its end is tolerated. An empty one is corrupt: the kernel would take
+    /// the whole home directory for the lower layer.
+    pub(super) fn parse(content: &[u8]) -> Result<Lowers> {
+        let text = content.strip_suffix(b"\n").unwrap_or(content);
+        let links: Result<Vec<LinkId>> = text
+            .split(|&b| b == b':')
+            .map(|element| match element.strip_prefix(b"l/") {
+                Some(name) if !name.contains(&b'\n') => LinkId::parse(name),
+                _ => Err(corrupt("bad element")),
+            })
+            .collect();
+        links.map(Lowers).map_err(|_| corrupt("its 'lower' file is not a list of l/NAME separated by ':'"))
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        self.0.iter().map(LinkId::path).collect::<Vec<_>>().join(":")
+    }
+}
+
+fn corrupt(what: &str) -> Error {
+    Error::new(Kind::Corrupt, what)
+        .hint("repair it with graphdriver_try_repair_lowers, or remove the layer and make it anew")
+}
+
+/// A layer's directory, held open.
+pub(super) struct Layer {
+    pub(super) id: LayerId,
+    dir: OwnedFd,
+}
+
+impl AsFd for Layer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+impl Layer {
+    /// Opens a layer. In a remote store `<home>/<id>` is a symlink into `<home>/RO`, so symlinks are followed.
+    pub(super) fn open(home: &OwnedFd, id: &LayerId) -> Result<Layer> {
+        match fs::open_dir_at_follow(home, id) {
+            Ok(dir) => Ok(Layer { id: id.clone(), dir }),
+            Err(e) if fs::is_absent(&e) => Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist"))),
+            Err(e) => Err(e.context(format!("open layer '{id}'"))),
+        }
+    }
+
+    /// The same, with `None` for a layer that does not exist.
+    pub(super) fn find(home: &OwnedFd, id: &LayerId) -> Result<Option<Layer>> {
+        match Layer::open(home, id) {
+            Ok(layer) => Ok(Some(layer)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn link(&self) -> Result<LinkId> {
+        fs::read_at(&self.dir, LINK, MAX_LINK + 1)
+            .and_then(|content| LinkId::parse(&content))
+            .context(|| format!("layer '{}'", self.id))
+    }
+
+    /// The ancestors; none for a base layer. A layer that has neither a `lower` file nor the `empty` directory was never
+    /// finished: taking it for a base layer would mount it without its parents.
+    pub(super) fn lowers(&self) -> Result<Lowers> {
+        let read = match fs::read_at(&self.dir, LOWER, MAX_LOWER) {
+            Ok(content) => Lowers::parse(&content),
+            Err(e) if fs::is_absent(&e) => match self.has_dir(EMPTY) {
+                Ok(true) => Ok(Lowers::default()),
+                Ok(false) => Err(corrupt("it has neither parents nor an 'empty' directory")),
+                Err(e) => Err(e),
+            },
+            Err(e) => Err(e),
+        };
+        read.context(|| format!("layer '{}'", self.id))
+    }
+
+    pub(super) fn diff(&self) -> Result<OwnedFd> {
+        fs::open_dir_at(&self.dir, DIFF).context(|| format!("layer '{}'", self.id))
+    }
+
+    pub(super) fn has_dir(&self, name: &str) -> Result<bool> {
+        match fs::stat_at(&self.dir, name) {
+            Ok(stat) => Ok(stat.kind == FileKind::Dir),
+            Err(e) if fs::is_absent(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn is_unfinished(&self) -> Result<bool> {
+        has_xattr(&self.dir, UNFINISHED)
+    }
+
+    /// An error unless the last unpack into the layer was completed.
+    pub(super) fn check_finished(&self) -> Result<()> {
+        if !self.is_unfinished()? {
+            return Ok(());
+        }
+        let what = format!("layer '{}' is incomplete: unpacking into it was interrupted", self.id);
+        Err(Error::new(Kind::Corrupt, what).hint("remove the layer and make it anew"))
+    }
+
+    pub(super) fn set_unfinished(&self) -> Result<()> {
+        xattr::set(&self.dir, UNFINISHED, b"y")
+    }
+
+    pub(super) fn set_finished(&self) -> Result<()> {
+        xattr::remove(&self.dir, UNFINISHED)
+    }
+
+    /// Whether the layer's root hides everything below. The kernel ignores the mark there, so its lowers were cut off.
+    pub(super) fn is_root_opaque(&self) -> Result<bool> {
+        has_xattr(&self.diff()?, OPAQUE)
+    }
+}
+
+fn has_xattr(fd: impl AsFd, name: &str) -> Result<bool> {
+    match xattr::get::<16>(fd, name) {
+        Ok(_) => Ok(true),
+        Err(e) if xattr::is_absent(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The driver's home directory. It is opened anew by each operation: a descriptor that is kept would keep the mount of home
+/// busy when the driver is cleaned up.
+#[derive(Clone, Debug)]
+pub(super) struct Home(pub(super) PathBuf);
+
+impl Home {
+    pub(super) fn open(&self) -> Result<OwnedFd> {
+        fs::open_dir(&self.0)
+    }
+
+    /// The path of a layer's part, as callers see it.
+    pub(super) fn path(&self, id: &LayerId, part: &str) -> PathBuf {
+        self.0.join(id.as_str()).join(part)
+    }
+}
+
+/// The text of the symlink in `l/` of a layer.
+pub(super) fn link_text(id: &LayerId) -> OsString {
+    format!("../{id}/{DIFF}").into()
+}
+
+/// Calls `each` for every directory in home that can be a layer.
+pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {
+    fs::each_entry(home, |entry| {
+        use std::os::unix::ffi::OsStrExt;
+        let Ok(id) = LayerId::parse(entry.name.as_bytes()) else { return Ok(()) };
+        match Layer::open(home, &id) {
+            Ok(layer) => each(layer),
+            Err(_) => Ok(()), // a file, or deleted meanwhile: not a layer
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lowers_survive_the_round_trip_and_one_newline() {
+        let text = b"l/c3343428f60aab9c86d24293f6:l/IEWQ2BZ5NTJN4VYFC3S6JFQYQZ";
+        let lowers = Lowers::parse(text).unwrap();
+        assert_eq!(lowers.to_text().as_bytes(), text);
+        assert_eq!(Lowers::parse(&[&text[..], b"\n"].concat()).unwrap(), lowers);
+    }
+
+    #[test]
+    fn what_is_not_a_list_of_links_is_corrupt() {
+        let bad: [&[u8]; 14] = [
+            b"",
+            b"\n",
+            b":",
+            b"l/",
+            b"l/a:",
+            b":l/a",
+            b"/l/a",
+            b"l/../x",
+            b"l/.",
+            b"l/a/b",
+            b"x/a",
+            b"l/a\n\n",
+            b"l/a,b",
+            b"l/a\nl/b",
+        ];
+        for text in bad {
+            assert_eq!(Lowers::parse(text).unwrap_err().kind(), Kind::Corrupt, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn new_links_have_the_form_that_the_c_module_writes() {
+        let link = LinkId::random().unwrap();
+        assert!(
+            link.as_str().len() == 26 && link.as_str().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        );
+        assert_eq!(LinkId::parse(link.as_str().as_bytes()).unwrap(), link);
+    }
+}

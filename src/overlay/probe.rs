@@ -1,0 +1,149 @@
+//! What the kernel and the filesystem under home can do, found out by trying.
+
+use super::layout::{Home, LINKS, STAGE, random_name};
+use crate::error::{Error, Kind, Result};
+use crate::log;
+use crate::sys::fs;
+use crate::sys::mount::{self, Flags};
+use crate::sys::newmount;
+use crate::tree;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// How many lowers the kernel can be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stacking {
+    /// One by one (`lowerdir+`, Linux 6.8).
+    OneByOne,
+    /// In one option string, which must be shorter than a page.
+    OptionString,
+}
+
+/// Most lowers that overlayfs stacks: `OVL_MAX_STACK` of `fs/overlayfs/params.h`.
+pub(super) const MAX_LOWERS: usize = 500;
+
+/// Names of filesystems by their magic number (`statfs(2)`, `linux/magic.h`), as `isula info` shows them.
+const FILESYSTEMS: [(u64, &str); 29] = [
+    (0x6175_6673, "aufs"),
+    (0x9123_683e, "btrfs"),
+    (0x28cd_3d45, "cramfs"),
+    (0xf15f, "ecryptfs"),
+    (0xef53, "extfs"),
+    (0xf2f5_2010, "f2fs"),
+    (0x4750_4653, "gpfs"),
+    (0x72b6, "jffs2"),
+    (0x3153_464a, "jfs"),
+    (0x6969, "nfs"),
+    (0x794c_7630, "overlayfs"),
+    (0x8584_58f6, "ramfs"),
+    (0x5265_4973, "reiserfs"),
+    (0x517b, "smb"),
+    (0x7371_7368, "squashfs"),
+    (0x0102_1994, "tmpfs"),
+    (0, "unsupported"),
+    (0xa501_fcf5, "vxfs"),
+    (0x5846_5342, "xfs"),
+    (0x2fc1_2fc1, "zfs"),
+    (0x0102_1997, "9p"),
+    (0xca45_1a4e, "bcachefs"),
+    (0x00c3_6400, "ceph"),
+    (0xff53_4d42, "cifs"),
+    (0xe0f5_e1e2, "erofs"),
+    (0x6573_5546, "fuse"),
+    (0xfe53_4d42, "smb2"),
+    (0x2405_1905, "ubifs"),
+    (0x0033_5342, "hostfs"),
+];
+
+/// The name of a filesystem; its magic number in hexadecimal if it has none here.
+pub(super) fn filesystem_name(magic: u64) -> String {
+    match FILESYSTEMS.iter().find(|(number, _)| *number == magic) {
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("{magic:#x}"),
+    }
+}
+
+/// Overlayfs shows whiteouts as files where directories do not tell the kind of their entries (XFS made with `ftype=0`).
+pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
+    let mut told = true;
+    fs::each_entry(home, |entry| {
+        told &= entry.name != LINKS || entry.kind.is_some();
+        Ok(())
+    })?;
+    if told {
+        return Ok(());
+    }
+    let what = "the filesystem does not support d_type: its directories do not tell the type of their entries";
+    Err(Error::new(Kind::Unsupported, what).hint("for XFS, make it anew with mkfs.xfs -n ftype=1"))
+}
+
+/// Finds out whether an overlay can be made on home at all, and how deep. Nothing is attached to the mount tree.
+pub(super) fn probe_overlay(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
+    let stage = format!("{STAGE}{}", random_name()?);
+    fs::make_dir_at(dir, &stage, 0o700)?;
+    let outcome = try_overlay(home, dir, &stage);
+    let removed = tree::remove(dir.as_fd(), OsStr::new(&stage));
+    match (outcome, removed) {
+        (Ok(stacking), removed) => {
+            if let Err(e) = removed {
+                log::warn!("the probe's directory cannot be deleted: {e}");
+            }
+            Ok(stacking)
+        }
+        (Err(e), removed) => {
+            let e = e.hint("the kernel needs overlayfs, and the filesystem must be one it takes as upper layer");
+            Err(removed.err().into_iter().fold(e, Error::and_also))
+        }
+    }
+}
+
+fn try_overlay(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
+    let inside = fs::open_dir_at(dir, stage)?;
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::make_dir_at(&inside, name, 0o700)?;
+    }
+    let base = super::mount::base_for(home, dir, stage.len() + "/merged".len()).join(stage);
+    let part = |name: &str| base.join(name).into_os_string();
+    let context = match newmount::Context::open("overlay") {
+        Err(e) if e.kind() == Kind::Unsupported => return try_mount(home, stage), // before Linux 5.2
+        opened => opened?,
+    };
+    // A kernel that does not know the option says so before it looks at the directory.
+    let stacking = match context.string("lowerdir+", part("lower")) {
+        Ok(()) => Stacking::OneByOne,
+        Err(_) => return try_mount(home, stage),
+    };
+    context.string("upperdir", part("upper"))?;
+    context.string("workdir", part("work"))?;
+    context.create()?;
+    Ok(stacking)
+}
+
+/// The same with `mount(2)`, which has to attach the mount for a moment.
+fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
+    let base = home.0.join(stage);
+    let mut data = std::ffi::OsString::new();
+    for (key, name) in [("lowerdir=", "lower"), (",upperdir=", "upper"), (",workdir=", "work")] {
+        data.push(key);
+        data.push(base.join(name));
+    }
+    if data.as_bytes().len() >= super::mount::PAGE {
+        return Err(Error::new(Kind::Limit, "the path of home is too long"));
+    }
+    let target = base.join("merged");
+    mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data)?;
+    mount::umount_detach(&target)?;
+    Ok(Stacking::OptionString)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_filesystem_is_shown_by_its_number() {
+        assert_eq!(filesystem_name(0xef53), "extfs");
+        assert_eq!(filesystem_name(0xabcd_1234), "0xabcd1234");
+    }
+}

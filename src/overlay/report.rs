@@ -1,0 +1,39 @@
+//! Telling about layers and about the driver.
+
+use super::Overlay;
+use super::layout::{DIFF, Layer, MERGED, WORK};
+use crate::driver::{Metadatum, Status, Usage};
+use crate::error::Result;
+use crate::id::LayerId;
+use crate::tree;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+
+impl Overlay {
+    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers.
+    pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        let home = self.home.open()?;
+        let lowers = Layer::open(&home, id)?.lowers()?;
+        let part = |name| self.home.path(id, name).into_os_string();
+        let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
+        if !lowers.0.is_empty() {
+            let paths: Vec<OsString> = lowers.0.iter().map(|link| self.home.0.join(link.path()).into_os_string()).collect();
+            items.push(("LowerDir", paths.join(OsStr::new(":"))));
+        }
+        Ok(items)
+    }
+
+    pub(super) fn size_of(&self, id: &LayerId) -> Result<u64> {
+        tree::size(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
+    }
+
+    pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
+        tree::usage(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
+    }
+
+    /// Two lines that users' scripts read. That d_type works was checked at start.
+    pub(super) fn report_status(&self) -> Status {
+        let text = format!("Backing Filesystem: {}\nSupports d_type: true\n", self.backing_fs);
+        Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
+    }
+}

@@ -1,0 +1,21 @@
+//! Doing something in another current directory, without changing the process's.
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::fs::check;
+use nix::sched::CloneFlags;
+use std::os::fd::BorrowedFd;
+
+/// Runs `work` on a thread of its own whose current directory is `dir`. The thread is gone when this returns.
+pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let body = || {
+        // The current directory is shared by all threads until it is unshared (unshare(2), CLONE_FS).
+        check(nix::sched::unshare(CloneFlags::CLONE_FS), || "unshare CLONE_FS")?;
+        check(nix::unistd::fchdir(dir), || "fchdir")?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("graphdriver-cwd".to_owned()).spawn_scoped(scope, body);
+        let thread = thread.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread panicked")))
+    })
+}
