@@ -1,0 +1,121 @@
+//! What the privileged tests share: a store of their own that nobody else sees, archives made on the spot, and the public
+//! interface in its two forms.
+#![allow(dead_code)] // each test binary uses a part of it
+
+pub mod scenarios;
+pub mod subject;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A fresh filesystem in a mount namespace that belongs to the calling thread alone: what is mounted in it is gone with the
+/// thread, and the loop device with the last mount.
+pub struct Store {
+    dir: PathBuf,
+}
+
+impl Store {
+    /// An ext4 filesystem of 256 MiB on a loop file.
+    pub fn new() -> Store {
+        Store::with("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"], "loop")
+    }
+
+    /// A filesystem made by this program and mounted with these options.
+    pub fn with(mkfs: &str, args: &[&str], options: &str) -> Store {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        own_namespace();
+        let name = format!("graphdriver-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(dir.join("mnt")).unwrap();
+        let image = dir.join("image");
+        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        run(Command::new(mkfs).args(args).arg(&image));
+        run(Command::new("mount").args(["-o", options]).arg(&image).arg(dir.join("mnt")));
+        // The mount keeps the loop device, the loop device keeps the file: nothing is left if the test is killed.
+        std::fs::remove_file(&image).unwrap();
+        Store { dir }
+    }
+
+    /// Where the filesystem is mounted.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("mnt")
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.root(), nix::mount::MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_dir(self.root());
+        let _ = std::fs::remove_dir(&self.dir);
+    }
+}
+
+/// Gives the calling thread a mount namespace of its own. Needs root; a test that lacks it fails.
+pub fn own_namespace() {
+    use nix::mount::MsFlags;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("this test needs root");
+    let none = None::<&str>;
+    nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+}
+
+/// Runs a program that must succeed.
+pub fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A tar archive under construction.
+#[derive(Default)]
+pub struct Tar(Option<tar::Builder<Vec<u8>>>);
+
+impl Tar {
+    pub fn new() -> Tar {
+        Tar(Some(tar::Builder::new(Vec::new())))
+    }
+
+    fn add(mut self, name: &str, kind: tar::EntryType, mode: u32, link: Option<&str>, content: &[u8]) -> Tar {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_600_000_000);
+        header.set_size(content.len() as u64);
+        if let Some(link) = link {
+            header.set_link_name_literal(link).unwrap();
+        }
+        // Names are set as they are: the crate refuses some that a test needs.
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        self.0.as_mut().unwrap().append(&header, content).unwrap();
+        self
+    }
+
+    pub fn file(self, name: &str, content: &str) -> Tar {
+        self.add(name, tar::EntryType::Regular, 0o644, None, content.as_bytes())
+    }
+
+    pub fn dir(self, name: &str) -> Tar {
+        self.add(name, tar::EntryType::Directory, 0o755, None, b"")
+    }
+
+    pub fn symlink(self, name: &str, target: &str) -> Tar {
+        self.add(name, tar::EntryType::Symlink, 0o777, Some(target), b"")
+    }
+
+    pub fn hard_link(self, name: &str, target: &str) -> Tar {
+        self.add(name, tar::EntryType::Link, 0o644, Some(target), b"")
+    }
+
+    pub fn done(mut self) -> Vec<u8> {
+        self.0.take().unwrap().into_inner().unwrap()
+    }
+}
+
+/// The mount points below a directory in the calling thread's namespace.
+pub fn mounts_below(dir: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| Path::new(point).starts_with(dir) && Path::new(point) != dir).map(str::to_owned).collect()
+}
