@@ -43,8 +43,12 @@ pub fn is_mount_root(dir: impl AsFd, name: &OsStr) -> Result<Option<bool>> {
     let name_c = c_string(name)?;
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
     let mut stx = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // Not libc's statx: where the kernel has none, it imitates one that knows nothing of mounts.
     // SAFETY: the name is NUL-terminated and the buffer has the size of struct statx; both outlive the call.
-    let rc = unsafe { libc::statx(dir.as_fd().as_raw_fd(), name_c.as_ptr(), flags, libc::STATX_TYPE, stx.as_mut_ptr()) };
+    let rc = unsafe {
+        let (fd, mask) = (dir.as_fd().as_raw_fd(), libc::STATX_TYPE);
+        libc::syscall(libc::SYS_statx, fd, name_c.as_ptr(), flags, mask, stx.as_mut_ptr())
+    };
     match Errno::result(rc) {
         Ok(_) => {}
         Err(Errno::ENOSYS) => return Ok(None), // before Linux 4.11

@@ -16,7 +16,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// An ext4 filesystem of 256 MiB on a loop file.
+    /// An ext4 filesystem of 512 MiB on a loop file.
     pub fn new() -> Store {
         Store::with("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"], "loop")
     }
@@ -29,7 +29,7 @@ impl Store {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("mnt")).unwrap();
         let image = dir.join("image");
-        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
         run(Command::new(mkfs).args(args).arg(&image));
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(dir.join("mnt")));
         // The mount keeps the loop device, the loop device keeps the file: nothing is left if the test is killed.
