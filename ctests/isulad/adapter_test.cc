@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* The same program in the language of iSulad's unit tests. */
+#include "adapter_test.c"
