@@ -57,7 +57,8 @@ impl Graph {
         let change = self.change()?;
         let driver = open(name, storage_root, options)?;
         // The old driver is dropped outside the lock, and before anyone can use the new one.
-        drop(std::mem::replace(&mut change.graph.lock().driver, Some(driver.into())));
+        let old = change.graph.lock().driver.replace(driver.into());
+        drop(old);
         Ok(())
     }
 

@@ -110,7 +110,10 @@ pub extern "C" fn graphdriver_last_error() -> *const c_char {
 /// Thread-safe. A call of the previous callback may still be under way when this returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_set_log_callback(callback: graphdriver_log_func_t, user: *mut c_void) {
-    guard("graphdriver_set_log_callback", (), || Ok(report::set_log_callback(callback, user)));
+    guard("graphdriver_set_log_callback", (), || {
+        report::set_log_callback(callback, user);
+        Ok(())
+    });
 }
 
 /// Installs a function that receives the sentences meant for the daemon's user, such as "Container size cannot be smaller than
@@ -123,7 +126,10 @@ pub unsafe extern "C" fn graphdriver_set_log_callback(callback: graphdriver_log_
 /// Thread-safe. A call of the previous callback may still be under way when this returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_set_error_callback(callback: graphdriver_error_func_t, user: *mut c_void) {
-    guard("graphdriver_set_error_callback", (), || Ok(report::set_error_callback(callback, user)));
+    guard("graphdriver_set_error_callback", (), || {
+        report::set_error_callback(callback, user);
+        Ok(())
+    });
 }
 
 /// The library's version, as "1.2.3". The text is constant. Thread-safe.
@@ -142,34 +148,49 @@ pub extern "C" fn graphdriver_abi_version() -> u32 {
 /// Frees a status of graphdriver_get_status. NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_graphdriver_status(status: *mut graphdriver_status) {
-    // SAFETY: the caller's promise.
-    guard("free_graphdriver_status", (), || Ok(unsafe { output::free_status(status) }));
+    guard("free_graphdriver_status", (), || {
+        // SAFETY: the caller's promise.
+        unsafe { output::free_status(status) };
+        Ok(())
+    });
 }
 
 /// Frees mount options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_graphdriver_mount_opts(opts: *mut driver_mount_opts) {
-    // SAFETY: the caller's promise.
-    guard("free_graphdriver_mount_opts", (), || Ok(unsafe { output::free_mount_options(opts) }));
+    guard("free_graphdriver_mount_opts", (), || {
+        // SAFETY: the caller's promise.
+        unsafe { output::free_mount_options(opts) };
+        Ok(())
+    });
 }
 
 /// The same as free_graphdriver_mount_opts, under the name that iSulad's unit tests use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_driver_mount_opts(opts: *mut driver_mount_opts) {
-    // SAFETY: the caller's promise.
-    guard("free_driver_mount_opts", (), || Ok(unsafe { output::free_mount_options(opts) }));
+    guard("free_driver_mount_opts", (), || {
+        // SAFETY: the caller's promise.
+        unsafe { output::free_mount_options(opts) };
+        Ok(())
+    });
 }
 
 /// Frees create options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_driver_create_opts(opts: *mut driver_create_opts) {
-    // SAFETY: the caller's promise.
-    guard("free_driver_create_opts", (), || Ok(unsafe { output::free_create_options(opts) }));
+    guard("free_driver_create_opts", (), || {
+        // SAFETY: the caller's promise.
+        unsafe { output::free_create_options(opts) };
+        Ok(())
+    });
 }
 
 /// Frees a map and everything in it, all from malloc(3). NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_free_map(map: *mut json_map_string_string) {
-    // SAFETY: the caller's promise.
-    guard("graphdriver_free_map", (), || Ok(unsafe { output::free_map(map) }));
+    guard("graphdriver_free_map", (), || {
+        // SAFETY: the caller's promise.
+        unsafe { output::free_map(map) };
+        Ok(())
+    });
 }

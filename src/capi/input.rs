@@ -64,12 +64,12 @@ pub(super) unsafe fn parent(id: *const c_char) -> Result<Option<LayerId>> {
 
 /// # Safety
 /// `array` is NULL or has `len` elements, each as for [`optional_bytes`].
-unsafe fn elements<'a>(array: *const *mut c_char, len: usize, what: &str) -> Result<Vec<*const c_char>> {
+unsafe fn elements(array: *const *mut c_char, len: usize, what: &str) -> Result<Vec<*const c_char>> {
     match (array.is_null(), len) {
         (_, 0) => Ok(Vec::new()),
         (true, _) => Err(null(what)),
         // SAFETY: see above.
-        (false, _) => Ok(unsafe { std::slice::from_raw_parts::<'a>(array, len) }.iter().map(|e| e.cast_const()).collect()),
+        (false, _) => Ok(unsafe { std::slice::from_raw_parts(array, len) }.iter().map(|e| e.cast_const()).collect()),
     }
 }
 
@@ -102,9 +102,12 @@ unsafe fn pairs(map: *const json_map_string_string) -> Result<Vec<(String, Strin
         (elements(map.keys, map.len, "storage_opt->keys")?, elements(map.values, map.len, "storage_opt->values")?)
     };
     // A NULL string stands for an empty one in these maps.
-    // SAFETY: as above, for the elements.
     let owned = |s: *const c_char| {
-        if s.is_null() { Ok(String::new()) } else { unsafe { text(s, "a storage option") }.map(str::to_owned) }
+        if s.is_null() {
+            return Ok(String::new());
+        }
+        // SAFETY: as above, for the elements.
+        unsafe { text(s, "a storage option") }.map(str::to_owned)
     };
     keys.into_iter().zip(values).map(|(key, value)| Ok((owned(key)?, owned(value)?))).collect()
 }
