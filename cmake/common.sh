@@ -1,0 +1,76 @@
+# Sourced by cmake/quickstart and cmake/check: what both need of the machine.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+logs=build/logs
+mkdir -p "$logs"
+
+die() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+# step NAME COMMAND...: runs it with its output in a log, and says in one line how it went; on failure with the log's end.
+step() {
+    local name=$1 log="$logs/${1// /-}.log" start=$SECONDS
+    shift
+    [[ ! -t 1 ]] || printf '%-24s ...\r' "$name"
+    if "$@" >"$log" 2>&1 </dev/null; then
+        printf '%-24s ok, %d s\n' "$name" $((SECONDS - start))
+    else
+        printf '%-24s FAILED, %d s: the end of %s\n' "$name" $((SECONDS - start)) "$log"
+        tail -n 40 "$log" | sed 's/^/    /'
+        return 1
+    fi
+}
+
+root() {
+    [[ $EUID == 0 ]] || die "This mounts filesystems: run it as root."
+}
+
+install_packages() {
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -y --no-install-recommends install "$@" ||
+        { apt-get -q update && apt-get -q -y --no-install-recommends install "$@"; }
+}
+
+# packages NAME...: installs those of the Debian packages that are not there.
+packages() {
+    local missing=() name
+    for name in "$@"; do
+        dpkg-query -W -f '${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^ii' || missing+=("$name")
+    done
+    [[ ${#missing[@]} == 0 ]] || step "install packages" install_packages "${missing[@]}" ||
+        die "Install these Debian packages yourself, then run this again: ${missing[*]}"
+}
+
+at_least() { # at_least VERSION WANTED
+    [[ -n $1 && $(printf '%s\n' "$2" "$1" | sort -V | head -1) == "$2" ]]
+}
+
+# A Rust that is new enough: the one on PATH, else one of the distribution's (Debian keeps a recent one for
+# its browsers in rustc-web). Nothing is downloaded from elsewhere unasked.
+rust() {
+    local have suffix version
+    have=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || true
+    if at_least "$have" "$rust_needed" && cargo --version >/dev/null 2>&1; then
+        return
+    fi
+    if [[ -z $have ]]; then
+        apt-get -q update >"$logs/apt-update.log" 2>&1 || true
+        for suffix in "" -web; do
+            version=$(apt-cache policy "rustc$suffix" 2>/dev/null | sed -n 's/^ *Candidate: //p')
+            if at_least "${version%%+*}" "$rust_needed"; then
+                packages "rustc$suffix" "cargo$suffix" "rustfmt$suffix"
+                return
+            fi
+        done
+    fi
+    die "Rust $rust_needed or newer is needed; here is ${have:-none}, and no package has one. Install it with rustup:" \
+        "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" \
+        "then run this again."
+}
+
+build_packages=(cmake make gcc g++ libc6-dev pkg-config libdevmapper-dev libclang-dev)
+run_packages=(e2fsprogs util-linux binutils)

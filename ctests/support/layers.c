@@ -1,0 +1,76 @@
+#include "layers.h"
+#include "check.h"
+#include "store.h"
+
+const char *start(const char *test)
+{
+    const char *root = store_make(test);
+    CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
+    return root;
+}
+
+void make_layer(const char *id, const char *parent, struct tar *tar)
+{
+    struct driver_create_opts options = { NULL, NULL };
+    struct io_read_wrapper content = { .context = tar, .read = tar_read };
+    int64_t size = -1;
+    CHECK(graphdriver_create_ro(id, parent, &options) == 0);
+    CHECK(graphdriver_apply_diff(id, &content, &size) == 0);
+    CHECK(size >= 0);
+    tar_free(tar);
+}
+
+void make_base(const char *id)
+{
+    struct tar tar = { 0 };
+    tar_dir(&tar, "etc/", 0755);
+    tar_file(&tar, "etc/hosts", 0644, "127.0.0.1 localhost\n");
+    tar_dir(&tar, "home/", 0755);
+    tar_dir(&tar, "home/user/", 0700);
+    tar_file(&tar, "home/user/notes", 0600, "remember\n");
+    tar_file(&tar, "index.html", 0644, "<p>first</p>\n");
+    tar_dir(&tar, "usr/", 0755);
+    tar_dir(&tar, "usr/bin/", 0755);
+    tar_file(&tar, "usr/bin/tool", 0755, "#!/bin/sh\n");
+    tar_hardlink(&tar, "usr/bin/same-tool", "usr/bin/tool");
+    tar_symlink(&tar, "bin", "usr/bin");
+    tar_end(&tar);
+    make_layer(id, NULL, &tar);
+}
+
+void make_second(const char *id, const char *parent)
+{
+    struct tar tar = { 0 };
+    tar_file(&tar, ".wh.home", 0600, "");
+    tar_file(&tar, "index.html", 0644, "<p>second</p>\n");
+    tar_dir(&tar, "etc/", 0755);
+    tar_file(&tar, "etc/motd", 0644, "welcome\n");
+    tar_end(&tar);
+    make_layer(id, parent, &tar);
+}
+
+void make_rw(const char *id, const char *parent)
+{
+    struct driver_create_opts options = { NULL, NULL };
+    CHECK(graphdriver_create_rw(id, parent, &options) == 0);
+}
+
+void drop(const char *id)
+{
+    CHECK(graphdriver_umount_layer(id) == 0);
+    CHECK(graphdriver_rm_layer(id) == 0);
+    CHECK(!graphdriver_layer_exists(id));
+}
+
+char *metadata(const char *id, const char *key)
+{
+    json_map_string_string *map = calloc(1, sizeof *map);
+    char *value = NULL;
+    CHECK(map && graphdriver_get_layer_metadata(id, map) == 0);
+    for (size_t i = 0; i < map->len; i++) {
+        if (strcmp(map->keys[i], key) == 0)
+            CHECK((value = strdup(map->values[i])));
+    }
+    graphdriver_free_map(map);
+    return value;
+}

@@ -1,0 +1,48 @@
+# Checks LIBRARY: it exports exactly the functions listed in EXPECTED, which are those that HEADER declares, and depends on
+# the C library and the compiler's only.
+execute_process(COMMAND "${NM}" -D --defined-only --format=posix "${LIBRARY}"
+                OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[^\n]+" lines "${output}")
+list(TRANSFORM lines REPLACE " .*" "" OUTPUT_VARIABLE exported)
+file(STRINGS "${EXPECTED}" expected REGEX "^[a-z]")
+
+file(READ "${HEADER}" header)
+string(REGEX REPLACE "/\\*([^*]|\\*+[^*/])*\\*+/" "" header "${header}")
+string(REGEX REPLACE "//[^\n]*" "" header "${header}")
+string(REGEX MATCHALL "(graphdriver|free)_[a-z_]+ *\\(" declared "${header}")
+list(TRANSFORM declared REPLACE " *\\($" "")
+
+function(same what)
+  set(missing ${expected})
+  set(extra ${ARGN})
+  list(REMOVE_ITEM missing ${ARGN})
+  list(REMOVE_ITEM extra ${expected})
+  if(missing OR extra)
+    message(SEND_ERROR "${what}: missing [${missing}], not expected [${extra}]")
+  endif()
+endfunction()
+same("exported by ${LIBRARY}" ${exported})
+same("declared in ${HEADER}" ${declared})
+
+execute_process(COMMAND "${READELF}" -dW "${LIBRARY}" OUTPUT_VARIABLE dynamic COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "\\(NEEDED\\)[^\n]*" needed "${dynamic}")
+foreach(line IN LISTS needed)
+  if(NOT line MATCHES "\\[(libc\\.so\\.6|libgcc_s\\.so\\.1|ld-linux[-a-z0-9_]*\\.so\\.[0-9])\\]")
+    message(SEND_ERROR "needs more than the C library: ${line}")
+  endif()
+endforeach()
+if(NOT needed)
+  message(SEND_ERROR "no NEEDED entry at all: this is no shared library")
+endif()
+if(NOT dynamic MATCHES "\\(SONAME\\)[^\n]*\\[${SONAME}\\]")
+  message(SEND_ERROR "SONAME is not ${SONAME}")
+endif()
+if(NOT dynamic MATCHES "NODELETE")
+  message(SEND_ERROR "dlclose() could unload it: linked without -z nodelete")
+endif()
+
+# Bound to itself: a call of one exported function by another would not go through a relocation that a program can redirect.
+execute_process(COMMAND "${READELF}" -rW "${LIBRARY}" OUTPUT_VARIABLE relocations COMMAND_ERROR_IS_FATAL ANY)
+if(relocations MATCHES " (graphdriver|free_graphdriver|free_driver)_[a-z_]+")
+  message(SEND_ERROR "a function of ours can be interposed: ${CMAKE_MATCH_0}")
+endif()
