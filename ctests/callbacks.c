@@ -37,7 +37,7 @@ static void on_line_call_back(int level, const char *line, void *user)
     (void)level, (void)line;
     (*(int *)user)++;
     graphdriver_set_log_callback(NULL, NULL);
-    CHECK(graphdriver_layer_exists("base"));
+    CHECK(graphdriver_layer_exists("image"));
 }
 
 int main(void)
@@ -45,7 +45,7 @@ int main(void)
     struct sink sink = { 0 };
     struct driver_create_opts none = { NULL, NULL };
     start("callbacks");
-    make_base("base");
+    make_base("image");
 
     graphdriver_set_log_callback(on_line, &sink);
     graphdriver_set_error_callback(on_sentence, &sink);
@@ -59,7 +59,7 @@ int main(void)
     char *keys[] = { "size" }, *values[] = { "1G" };
     json_map_string_string map = { keys, values, 1 };
     struct driver_create_opts quota = { NULL, &map };
-    CHECK(graphdriver_create_rw("child", "base", &quota) == -1);
+    CHECK(graphdriver_create_rw("child", "image", &quota) == -1);
     CHECK(sink.sentences == 1);
     CHECK_STR(sink.sentence, sentence);
     CHECK_STR(graphdriver_last_error(), sentence);
@@ -76,7 +76,7 @@ int main(void)
     CHECK(graphdriver_create_rw("child", "no-such-parent", &none) == -1);
     CHECK(calls == 1);
     CHECK(strstr(graphdriver_last_error(), "no-such-parent")); /* the callback's own calls did not replace it */
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     return 0;
 }

@@ -57,8 +57,8 @@ static void round_of_everything(const char *root)
 {
     uint64_t bytes, inodes;
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    make_base("base");
-    make_second("second", "base");
+    make_base("image");
+    make_second("second", "image");
     make_rw("container", "second");
     char *path = graphdriver_mount_layer("container", NULL);
     CHECK(path);
@@ -76,7 +76,7 @@ static void round_of_everything(const char *root)
     CHECK(graphdriver_create_rw("orphan", "missing", &(struct driver_create_opts){ NULL, NULL }) == -1);
     drop("container");
     drop("second");
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
 }
 

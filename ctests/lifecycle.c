@@ -62,7 +62,7 @@ static void check_metadata(void)
     CHECK(lower && strncmp(lower, store_path("storage/overlay2/l/"), strlen(store_path("storage/overlay2/l/"))) == 0);
     CHECK(strchr(lower, ':') && strchr(lower, ':') == strrchr(lower, ':')); /* two parents */
     free(lower);
-    CHECK(metadata("base", "LowerDir") == NULL);
+    CHECK(metadata("image", "LowerDir") == NULL);
 }
 
 int main(void)
@@ -71,10 +71,10 @@ int main(void)
     CHECK(is_mounted(store_path("storage/overlay2"))); /* a private mount of its own */
     check_mode(store_path("storage/overlay2"), 0700);
 
-    make_base("base");
-    make_second("second", "base");
+    make_base("image");
+    make_second("second", "image");
     make_rw("container", "second");
-    check_layout("base", false);
+    check_layout("image", false);
     check_layout("second", true);
     check_layout("container", true);
     check_whiteout();
@@ -123,7 +123,7 @@ int main(void)
 
     drop("container");
     drop("second");
-    drop("base");
+    drop("image");
     CHECK(graphdriver_rm_layer("never-was") == 0);
     CHECK(rmdir(store_path("storage/overlay2/l")) == 0); /* no link is left */
     CHECK(graphdriver_cleanup() == 0);

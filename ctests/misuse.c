@@ -35,8 +35,8 @@ static void bad_id(const char *id)
 /* The driver does not answer: before init and after cleanup. */
 static void not_initialised(void)
 {
-    bad_id("base");
-    FAILS(graphdriver_umount_layer("base"));
+    bad_id("image");
+    FAILS(graphdriver_umount_layer("image"));
     CHECK(errno == ENOTCONN);
     FAILS_PTR(graphdriver_get_status());
     CHECK(errno == ENOTCONN);
@@ -108,12 +108,12 @@ static void bad_options(void)
         CHECK(!graphdriver_layer_exists("child"));
     }
     struct driver_mount_opts lies = { NULL, NULL, 2 }, holes = { NULL, hole, 1 };
-    FAILS_PTR(graphdriver_mount_layer("base", &lies));
-    FAILS_PTR(graphdriver_mount_layer("base", &holes));
+    FAILS_PTR(graphdriver_mount_layer("image", &lies));
+    FAILS_PTR(graphdriver_mount_layer("image", &holes));
     char *words[] = { "no-such-option-of-overlay=1" };
     struct driver_mount_opts unknown = { NULL, words, 1 };
-    FAILS_PTR(graphdriver_mount_layer("base", &unknown));
-    CHECK(!is_mounted(store_path("storage/overlay2/base/merged")));
+    FAILS_PTR(graphdriver_mount_layer("image", &unknown));
+    CHECK(!is_mounted(store_path("storage/overlay2/image/merged")));
 }
 
 static ssize_t fails(void *context, void *buffer, size_t length)
@@ -164,11 +164,11 @@ static void bad_out_parameters(void)
     uint64_t bytes, inodes;
     char *keys[] = { NULL };
     json_map_string_string lying = { NULL, NULL, 4 }, halved = { keys, NULL, 1 };
-    FAILS(graphdriver_get_layer_metadata("base", NULL));
-    FAILS(graphdriver_get_layer_metadata("base", &lying));
-    FAILS(graphdriver_get_layer_metadata("base", &halved));
-    CHECK(graphdriver_get_layer_usage("base", NULL, &inodes) == 0 && inodes > 0);
-    CHECK(graphdriver_get_layer_usage("base", &bytes, NULL) == 0 && bytes > 0);
+    FAILS(graphdriver_get_layer_metadata("image", NULL));
+    FAILS(graphdriver_get_layer_metadata("image", &lying));
+    FAILS(graphdriver_get_layer_metadata("image", &halved));
+    CHECK(graphdriver_get_layer_usage("image", NULL, &inodes) == 0 && inodes > 0);
+    CHECK(graphdriver_get_layer_usage("image", &bytes, NULL) == 0 && bytes > 0);
     json_map_string_string map = { NULL, NULL, 0 };
     FAILS(graphdriver_get_layer_metadata("no-such-layer", &map));
     FAILS(graphdriver_get_layer_usage("no-such-layer", &bytes, &inodes));
@@ -193,17 +193,17 @@ int main(void)
     not_initialised(); /* a failed init selects nothing */
 
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    make_base("base");
+    make_base("image");
     bad_ids();
     bad_options();
     bad_content();
     bad_out_parameters();
     bad_init(root); /* nor does it take the driver away that is there */
-    CHECK(graphdriver_layer_exists("base"));
-    char *path = graphdriver_mount_layer("base", NULL);
+    CHECK(graphdriver_layer_exists("image"));
+    char *path = graphdriver_mount_layer("image", NULL);
     CHECK(path);
     free(path);
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     not_initialised();
     tar_free(&nothing);

@@ -58,7 +58,7 @@ static void borrowed_arguments(const char *root)
     char **options = calloc(1, sizeof *options);
     CHECK(options);
     options[0] = copy("overlay2.mountopt=noatime");
-    char *name = copy("overlay2"), *where = copy(root), *id = copy("borrowed"), *parent = copy("base");
+    char *name = copy("overlay2"), *where = copy(root), *id = copy("borrowed"), *parent = copy("image");
     CHECK(graphdriver_init(name, where, options, 1) == 0);
     free(options[0]);
     free(options);
@@ -102,8 +102,8 @@ static void failures(void)
 int main(void)
 {
     const char *root = start("ownership");
-    make_base("base");
-    make_second("second", "base");
+    make_base("image");
+    make_second("second", "image");
     make_rw("container", "second");
     by_hand();
     growing_a_map();
@@ -111,7 +111,7 @@ int main(void)
     drop("container");
     borrowed_arguments(root);
     drop("second");
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     return 0;
 }

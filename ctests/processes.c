@@ -12,8 +12,8 @@ int main(int argc, char **argv)
     const char *root = store_make("processes");
     prctl(PR_SET_NAME, "library-begins");
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    make_base("base");
-    make_second("second", "base");
+    make_base("image");
+    make_second("second", "image");
     make_rw("container", "second");
     char *path = graphdriver_mount_layer("container", NULL);
     CHECK(path);
@@ -35,7 +35,7 @@ int main(int argc, char **argv)
         drop(id);
     }
     drop("second");
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     if (argc > 1)
         CHECK(run("true", (char *)NULL) == 0);

@@ -11,8 +11,8 @@
 static void first_life(const char *root)
 {
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    make_base("base");
-    make_second("second", "base");
+    make_base("image");
+    make_second("second", "image");
     make_rw("container", "second");
     char *path = graphdriver_mount_layer("container", NULL);
     CHECK(path);
@@ -35,7 +35,7 @@ static void killed_while_unpacking(const char *root)
     struct driver_create_opts options = { NULL, NULL };
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
     tar_file(&tar, "half", 0644, "of a layer");
-    CHECK(graphdriver_create_ro("torn", "base", &options) == 0);
+    CHECK(graphdriver_create_ro("torn", "image", &options) == 0);
     graphdriver_unpack_layer("torn", &tar, endless, NULL);
 }
 
@@ -61,7 +61,7 @@ int main(void)
 
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
     CHECK(count_mounts() == mounts && is_mounted(merged)); /* nothing on top, nothing taken away */
-    CHECK(graphdriver_layer_exists("base") && graphdriver_layer_exists("container"));
+    CHECK(graphdriver_layer_exists("image") && graphdriver_layer_exists("container"));
     char *path = graphdriver_mount_layer("container", NULL);
     CHECK_STR(path, merged);
     CHECK(count_mounts() == mounts);
@@ -77,12 +77,12 @@ int main(void)
 
     in_a_child(killed_while_unpacking, root);
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    make_second("torn", "base"); /* iSulad pulls again: the leftover is no obstacle */
+    make_second("torn", "image"); /* iSulad pulls again: the leftover is no obstacle */
     CHECK(!path_exists(store_path("storage/overlay2/torn/diff/half")));
     drop("torn");
     drop("container");
     drop("second");
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     free(merged);
     return 0;

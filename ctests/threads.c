@@ -19,7 +19,7 @@ static void *work(void *argument)
     snprintf(missing, sizeof missing, "missing-%d", *(int *)argument);
     snprintf(path, sizeof path, "storage/overlay2/%s/merged/etc/name", id);
     for (int round = 0; round < ROUNDS; round++) {
-        CHECK(graphdriver_create_rw(id, "base", &options) == 0);
+        CHECK(graphdriver_create_rw(id, "image", &options) == 0);
         char *rootfs = graphdriver_mount_layer(id, NULL);
         CHECK(rootfs);
         free(rootfs);
@@ -41,7 +41,7 @@ static void *unpack(void *argument)
 {
     (void)argument;
     for (int round = 0; round < ROUNDS; round++) {
-        make_second("unpacked", "base");
+        make_second("unpacked", "image");
         CHECK(graphdriver_rm_layer("unpacked") == 0);
     }
     return NULL;
@@ -54,8 +54,8 @@ static void *look(void *argument)
         struct graphdriver_status *status = graphdriver_get_status();
         CHECK(status);
         free_graphdriver_status(status);
-        CHECK(graphdriver_layer_exists("base"));
-        char *upper = metadata("base", "UpperDir");
+        CHECK(graphdriver_layer_exists("image"));
+        char *upper = metadata("image", "UpperDir");
         CHECK(upper);
         free(upper);
     }
@@ -67,7 +67,7 @@ int main(void)
     pthread_t workers[WORKERS], unpacker, looker;
     int numbers[WORKERS];
     start("threads");
-    make_base("base");
+    make_base("image");
     size_t mounts = count_mounts();
     CHECK(pthread_create(&looker, NULL, look, NULL) == 0);
     CHECK(pthread_create(&unpacker, NULL, unpack, NULL) == 0);
@@ -82,7 +82,7 @@ int main(void)
     CHECK(pthread_join(looker, NULL) == 0);
     CHECK_STR(graphdriver_last_error(), ""); /* this thread had no failure */
     CHECK(count_mounts() == mounts && count_threads() == 1);
-    drop("base");
+    drop("image");
     CHECK(graphdriver_cleanup() == 0);
     return 0;
 }

@@ -2,7 +2,7 @@
 
 use super::types::{driver_create_opts, driver_mount_opts, graphdriver_status, json_map_string_string};
 use crate::driver::Status;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::cmem::{self, Block};
 use std::ffi::{CStr, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +31,9 @@ pub(super) unsafe fn set_pairs(
     map: &mut json_map_string_string,
     pairs: &[(impl AsRef<OsStr>, impl AsRef<OsStr>)],
 ) -> Result<()> {
+    if map.len > 0 && (map.keys.is_null() || map.values.is_null()) {
+        return Err(Error::new(Kind::Invalid, format!("a map of {} items without keys or values", map.len)));
+    }
     let made: Result<Vec<(Block, Block)>> = pairs.iter().map(|(k, v)| Ok((Block::text(k)?, Block::text(v)?))).collect();
     let (made, most) = (made?, map.len.saturating_add(pairs.len()));
     // SAFETY: see above. A longer array with the same `len` is the same map.
