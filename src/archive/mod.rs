@@ -1,57 +1,123 @@
-//! Unpacking layer archives. This is the interface that the drivers use; what is behind it comes with the next commits.
+//! Unpacking a layer: from any byte stream into a directory, confined to that directory.
+//!
+//! The calling thread reads and inflates ([`decode`]) into a bounded ring of buffers ([`ring`]). A thread of its own, locked
+//! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
+//! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone.
 
-use crate::error::{Error, Kind, Result};
+mod acl;
+pub mod decode;
+mod dirs;
+pub mod entry;
+mod extension;
+mod header;
+mod limits;
+mod pax;
+mod place;
+pub mod plan;
+mod purge;
+mod ring;
+mod walk;
+
+pub use limits::Limits;
+pub use plan::IdShift;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::fs::{self, shown};
+use crate::sys::{caps, confine};
+use entry::{Entry, Reader};
+use place::Placer;
+use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
-/// How far the ids in an archive are shifted for a user namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdShift {
-    /// What user id 0 becomes.
-    pub uid: u32,
-    /// What group id 0 becomes.
-    pub gid: u32,
-    /// How many ids there are; a larger one in an archive is an error.
-    pub size: u32,
-}
-
-/// What a whiteout becomes.
+/// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whiteouts {
-    /// What overlayfs understands: a 0:0 character device, or the opaque mark of a directory.
+    /// They become what overlay understands: a character device 0:0, an attribute of an opaque directory.
     Overlay,
-    /// What it names is deleted.
+    /// They delete: the target already holds what the lower layers have.
     Delete,
 }
-
-/// Bounds of what an archive may ask for.
-#[derive(Clone, Debug, Default)]
-pub struct Limits;
 
 /// How to unpack.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What whiteouts become.
+    /// What becomes of whiteouts.
     pub whiteouts: Whiteouts,
-    /// User namespace shift.
+    /// Moves owners into a user namespace's range.
     pub shift: Option<IdShift>,
-    /// Bounds.
+    /// Bounds on what the layer may ask for.
     pub limits: Limits,
-    /// Force everything to disk before success is reported.
+    /// Return only when everything is on disk.
     pub sync: bool,
 }
 
 /// What was unpacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Outcome {
-    /// The archive says that the layer hides everything below it.
+    /// The layer hides everything below it. Overlay's kernel code does not look for the mark on a layer's root, so the driver
+    /// has to leave the lower layers out.
     pub root_opaque: bool,
+    /// Entries of the archive, extension records not counted.
+    pub entries: u64,
 }
 
-/// Unpacks an archive into a directory.
+/// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
 ///
 /// # Errors
-/// Always, for now.
-pub fn unpack(_content: &mut dyn Read, _target: BorrowedFd<'_>, _options: &Options) -> Result<Outcome> {
-    Err(Error::new(Kind::Unsupported, "unpacking is not built yet"))
+/// The archive is malformed, hostile or beyond a limit, `content` fails, or a system call does; the text names the entry. The
+/// target then holds part of the layer.
+pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
+    let (filler, drainer) = ring::ring();
+    let outcome = std::thread::scope(|scope| {
+        let placing = std::thread::Builder::new().name("unpack".into()).spawn_scoped(scope, move || {
+            confined(target, options)?;
+            place_all(Reader::new(drainer, &options.limits), target, options)
+        });
+        let placing = placing.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))?;
+        let fed = decode::run(content, filler, &options.limits);
+        let placed = placing.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the unpacking thread panicked")));
+        match (fed, placed) {
+            // A source that failed breaks the stream off under the other thread: its error is the cause.
+            (Err(cause), Err(e)) if e.errno() == entry::BROKEN_OFF => Err(cause),
+            (Err(cause), Ok(_)) => Err(cause),
+            (_, placed) => placed,
+        }
+    })?;
+    if options.sync {
+        fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
+    }
+    Ok(outcome)
+}
+
+/// `EAGAIN` of `asm-generic/errno-base.h`.
+const EAGAIN: i32 = 11;
+
+fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
+    let files =
+        caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::MKNOD).with(caps::SETFCAP);
+    // Overlay's marks are trusted attributes, which need this one: in force only while one is set.
+    let held_back = if options.whiteouts == Whiteouts::Overlay { caps::SYS_ADMIN } else { caps::NONE };
+    confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread to the layer")
+}
+
+fn place_all<S: std::io::BufRead>(mut reader: Reader<'_, S>, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
+    let mut placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options)?;
+    let mut entry = Entry::default();
+    loop {
+        let next = reader.next(&mut entry);
+        let named = |path: &[u8]| {
+            if path.is_empty() { "unpack".to_owned() } else { format!("unpack '{}'", shown(OsStr::from_bytes(path))) }
+        };
+        if !next.context(|| named(&entry.path))? {
+            break;
+        }
+        let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
+        done.context(|| named(&entry.path))?;
+    }
+    let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
+    placer.finish()?;
+    Ok(outcome)
 }

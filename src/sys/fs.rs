@@ -311,3 +311,8 @@ pub(crate) fn c_string(bytes: impl AsRef<OsStr>) -> Result<CString> {
     let bytes = bytes.as_ref();
     CString::new(bytes.as_bytes()).map_err(|_| Error::sys(format!("NUL byte inside '{}'", shown(bytes)), libc::EINVAL))
 }
+
+/// Effective user and group of the calling thread: whom new files belong to.
+pub fn effective_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}

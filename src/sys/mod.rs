@@ -5,11 +5,15 @@
 //! own that names the kernel version.
 #![allow(unsafe_code)]
 
+pub mod caps;
 pub mod cmem;
+pub mod confine;
 pub mod fs;
 pub mod inode_flags;
 pub mod mount;
 pub mod newmount;
+pub mod openat2;
 pub mod own_cwd;
+pub mod place;
 pub mod subdir;
 pub mod xattr;

@@ -1,0 +1,150 @@
+//! Open directories of the layer: every path of the archive is resolved here, once, to a descriptor.
+
+use super::walk;
+use crate::error::Result;
+use crate::sys::fs;
+use crate::sys::place::{self, Time};
+use crate::sys::{openat2, xattr};
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+/// Directories held open at most, the root not counted.
+const OPEN: usize = 24;
+
+/// An open directory.
+pub(super) struct Dir {
+    fd: OwnedFd,
+    pub(super) inode: u64,
+    /// The times it gets back when it is put away: what is placed in it must not change them.
+    pub(super) times: Cell<(Time, Time)>,
+    pub(super) changed: Cell<bool>,
+    /// New files get neither group nor ACL from it.
+    pub(super) plain: Cell<bool>,
+    used: Cell<u64>,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+const SETGID: u32 = 0o2000;
+
+impl Dir {
+    fn new(fd: OwnedFd, inode: u64) -> Result<Dir> {
+        let mtime = place::modification_time(&fd)?;
+        let (changed, plain, used) = (Cell::new(false), Cell::new(true), Cell::new(0));
+        let dir = Dir { fd, inode, times: Cell::new((Time::KEEP, mtime)), changed, plain, used };
+        dir.look()?;
+        Ok(dir)
+    }
+
+    /// Finds out whether new files inherit something.
+    pub(super) fn look(&self) -> Result<()> {
+        let setgid = fs::stat_fd(&self.fd)?.mode & SETGID != 0;
+        let acl = match xattr::get::<0>(&self.fd, "system.posix_acl_default") {
+            Ok(value) => !value.is_empty(),
+            Err(e) if xattr::is_absent(&e) => false,
+            Err(e) => return Err(e),
+        };
+        self.plain.set(!setgid && !acl);
+        Ok(())
+    }
+
+    fn put_away(&self) -> Result<()> {
+        if self.changed.replace(false) {
+            let (access, modification) = self.times.get();
+            place::set_times(&self.fd, access, modification)?;
+        }
+        Ok(())
+    }
+}
+
+/// The open directories, by inode and by the paths that led to them.
+pub(super) struct Dirs {
+    root: Rc<Dir>,
+    open: Vec<Rc<Dir>>,
+    paths: Vec<(Vec<u8>, Rc<Dir>)>,
+    clock: u64,
+}
+
+impl Dirs {
+    pub(super) fn new(root: OwnedFd) -> Result<Dirs> {
+        let inode = fs::stat_fd(&root)?.inode;
+        Ok(Dirs { root: Rc::new(Dir::new(root, inode)?), open: Vec::new(), paths: Vec::new(), clock: 0 })
+    }
+
+    pub(super) fn root(&self) -> Rc<Dir> {
+        Rc::clone(&self.root)
+    }
+
+    fn touch(&mut self, dir: &Dir) {
+        self.clock += 1;
+        dir.used.set(self.clock);
+    }
+
+    /// The directory that `path` leads to. `make` is asked where something is missing or in the way.
+    pub(super) fn get(&mut self, path: &[u8], make: walk::Make<'_>) -> Result<Rc<Dir>> {
+        if path.is_empty() {
+            return Ok(self.root());
+        }
+        if let Some((_, dir)) = self.paths.iter().rev().find(|(known, _)| known == path) {
+            let dir = Rc::clone(dir);
+            self.touch(&dir);
+            return Ok(dir);
+        }
+        let fd = match openat2::open_in_root(self.root.as_fd(), path) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => walk::open(self.root.as_fd(), path, make)?,
+            Err(e) if walk::can_be_made(&e) => walk::open(self.root.as_fd(), path, make)?,
+            Err(e) => return Err(e),
+        };
+        self.add(path.to_vec(), fd)
+    }
+
+    /// Remembers an open directory and the path that led to it.
+    pub(super) fn add(&mut self, path: Vec<u8>, fd: OwnedFd) -> Result<Rc<Dir>> {
+        let inode = fs::stat_fd(&fd)?.inode;
+        let known = std::iter::once(&self.root).chain(&self.open).find(|dir| dir.inode == inode);
+        let dir = match known {
+            Some(dir) => Rc::clone(dir),
+            None => {
+                self.make_room()?;
+                let dir = Rc::new(Dir::new(fd, inode)?);
+                self.open.push(Rc::clone(&dir));
+                dir
+            }
+        };
+        self.touch(&dir);
+        if self.paths.len() >= 2 * OPEN {
+            self.paths.remove(0);
+        }
+        self.paths.push((path, Rc::clone(&dir)));
+        Ok(dir)
+    }
+
+    fn make_room(&mut self) -> Result<()> {
+        if self.open.len() < OPEN {
+            return Ok(());
+        }
+        let oldest = self.open.iter().enumerate().min_by_key(|(_, dir)| dir.used.get()).map_or(0, |(index, _)| index);
+        let dir = self.open.swap_remove(oldest);
+        self.paths.retain(|(_, known)| !Rc::ptr_eq(known, &dir));
+        dir.put_away()
+    }
+
+    /// Forgets what paths lead to, because a directory or a symlink was removed.
+    pub(super) fn forget_paths(&mut self) {
+        self.paths.clear();
+    }
+
+    /// Gives every directory its times.
+    pub(super) fn finish(self) -> Result<()> {
+        for dir in self.open.iter().chain(std::iter::once(&self.root)) {
+            dir.put_away()?;
+        }
+        Ok(())
+    }
+}

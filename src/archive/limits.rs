@@ -1,0 +1,25 @@
+//! The bounds of what one layer may ask for.
+
+/// Bounds on one layer; going over one is an error that names it. Memory is bounded by these and not by the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of extension records (PAX records, GNU long names, sparse maps) of one entry, and of all global PAX records
+    /// together. The default of 1 MiB is what Go's `archive/tar` (docker, containerd) allows one of them.
+    pub extensions: usize,
+    /// Bytes of a path or a link's text. The default is the longest path the kernel takes (`PATH_MAX` less the NUL).
+    pub path: usize,
+    /// Entries of the layer, extension records not counted.
+    pub entries: u64,
+    /// Bytes of the tar stream after decompression, whatever is in it.
+    pub stream: u64,
+    /// Bytes a decompressor may use for its window: zstd and xz layers state what they need. The default takes what
+    /// `zstd -d` takes (128 MiB) without being asked to.
+    pub window: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { extensions: 1 << 20, path: 4095, entries: 16 << 20, stream: 1 << 42, window: 128 << 20 }
+    }
+}

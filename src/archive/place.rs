@@ -1,0 +1,381 @@
+//! Puts entries into the layer: descriptors and single names only, on the confined thread.
+
+use super::dirs::{Dir, Dirs};
+use super::entry::{Reader, Type};
+use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
+use super::purge::Placed;
+use super::{Options, Whiteouts};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::caps;
+use crate::sys::fs::{self, FileKind, Stat, is_absent, shown};
+use crate::sys::place::{self, Time};
+use crate::tree;
+use std::ffi::OsStr;
+use std::io::BufRead;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+const SETID: u32 = 0o6000;
+const EEXIST: i32 = 17;
+const ENOTDIR: i32 = 20;
+const ELOOP: i32 = 40;
+/// `S_IFCHR` with no permission: what an overlay whiteout is, of device 0:0.
+const WHITEOUT: u32 = 0o020_000;
+/// After that many bytes of one file, write-back of them is started.
+const WRITE_BACK: u64 = 8 << 20;
+
+/// The state of unpacking one layer.
+pub(super) struct Placer<'o> {
+    options: &'o Options,
+    dirs: Dirs,
+    placed: Placed,
+    /// Whom a new file belongs to when nobody says otherwise.
+    own: Owner,
+    /// Whom a directory belongs to that no entry describes.
+    implied: Owner,
+    xattrs_refused: bool,
+    /// The archive hides everything below the layer.
+    pub(super) root_opaque: bool,
+}
+
+fn bytes(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
+
+fn is_whiteout(stat: &Stat) -> bool {
+    stat.kind == FileKind::Char && stat.rdev == 0
+}
+
+/// What a new name had to make way for.
+#[derive(PartialEq, Eq)]
+enum Replaced {
+    Nothing,
+    Whiteout,
+    Other,
+}
+
+impl<'o> Placer<'o> {
+    pub(super) fn new(root: OwnedFd, options: &'o Options) -> Result<Placer<'o>> {
+        let (uid, gid) = fs::effective_ids();
+        let zero = Owner { uid: 0, gid: 0 };
+        let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
+        let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
+        let own = Owner { uid, gid };
+        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, xattrs_refused: false, root_opaque: false })
+    }
+
+    /// Gives the directories their times; to be called when all entries are placed.
+    pub(super) fn finish(self) -> Result<()> {
+        self.dirs.finish().context(|| "set the times of directories")
+    }
+
+    /// Does one operation; a file's content is read from `content`.
+    pub(super) fn place<S: BufRead>(
+        &mut self,
+        operation: &Operation<'_>,
+        content: &mut Reader<'_, S>,
+        entry: &super::entry::Entry,
+    ) -> Result<()> {
+        debug_assert!(!matches!(operation, Operation::File(..)) || entry.kind == Type::File);
+        match operation {
+            Operation::Skip => Ok(()),
+            Operation::Root(metadata) => {
+                let root = self.dirs.root();
+                self.describe_dir(&root, metadata, true)
+            }
+            Operation::Dir(at, metadata) => self.dir(at, metadata),
+            Operation::File(at, metadata) => self.file(at, metadata, content, entry),
+            Operation::Symlink(at, metadata, text) => {
+                let parent = self.parent(&at.parent)?;
+                self.new_name(&parent, at.name, || fs::symlink_at(bytes(text), &parent, bytes(at.name)))?;
+                if metadata.owner != self.own || !parent.plain.get() {
+                    fs::chown_at(&parent, bytes(at.name), metadata.owner.uid, metadata.owner.gid)?;
+                }
+                place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
+            }
+            Operation::Node(at, metadata, kind, device) => self.node(at, metadata, *kind, *device),
+            Operation::Hardlink(at, target) => self.hard_link(at, target),
+            Operation::Whiteout(at, owner) => match self.options.whiteouts {
+                Whiteouts::Overlay => self.whiteout(at, *owner),
+                Whiteouts::Delete => {
+                    let parent = self.parent(&at.parent)?;
+                    parent.changed.set(true);
+                    self.dirs.forget_paths();
+                    self.placed.remove(&parent, at.name)
+                }
+            },
+            Operation::Opaque(path) => {
+                let dir = self.parent(path)?;
+                let is_root = dir.inode == self.dirs.root().inode;
+                self.root_opaque |= is_root;
+                match self.options.whiteouts {
+                    Whiteouts::Overlay if is_root => Ok(()), // the kernel looks for it below the root only
+                    Whiteouts::Overlay => set_opaque(dir.as_fd()),
+                    Whiteouts::Delete => {
+                        dir.changed.set(true);
+                        self.dirs.forget_paths();
+                        self.placed.empty(&dir)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The directory at a path; what is missing of it is made.
+    fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
+        let (implied, own, overlay) = (self.implied, self.own, self.options.whiteouts == Whiteouts::Overlay);
+        let placed = &mut self.placed;
+        self.dirs.get(path, &mut |dir, name, there| {
+            let hidden = overlay && there.is_some_and(is_whiteout);
+            if there.is_some() && !hidden {
+                return Ok(false);
+            }
+            let mtime = place::modification_time(dir)?;
+            if hidden {
+                fs::remove_file_at(dir, bytes(name))?;
+            }
+            place::make_dir(dir, name, 0o755)?;
+            let new = fs::open_dir_at(dir, bytes(name))?;
+            if implied != own || fs::stat_fd(dir)?.mode & 0o2000 != 0 {
+                place::set_owner(&new, implied.uid, implied.gid)?;
+                place::set_mode(&new, 0o755)?;
+            }
+            if hidden {
+                set_opaque(new.as_fd())?;
+            }
+            place::set_times(dir, Time::KEEP, mtime)?;
+            placed.note_made(dir, name, new.as_fd())?;
+            Ok(true)
+        })
+    }
+
+    /// Makes a name with `make`, removing what has it already.
+    fn new_name<T>(&mut self, parent: &Rc<Dir>, name: &[u8], make: impl Fn() -> Result<T>) -> Result<(T, Replaced)> {
+        parent.changed.set(true);
+        self.placed.note(parent, name);
+        match make() {
+            Err(e) if e.errno() == EEXIST => {
+                let replaced = self.clear(parent, name)?;
+                Ok((make()?, replaced))
+            }
+            other => Ok((other?, Replaced::Nothing)),
+        }
+    }
+
+    fn clear(&mut self, parent: &Dir, name: &[u8]) -> Result<Replaced> {
+        let stat = fs::stat_at(parent, bytes(name))?;
+        if matches!(stat.kind, FileKind::Dir | FileKind::Symlink) {
+            self.dirs.forget_paths();
+        }
+        tree::remove(parent.as_fd(), bytes(name))?;
+        let hidden = self.options.whiteouts == Whiteouts::Overlay && is_whiteout(&stat);
+        Ok(if hidden { Replaced::Whiteout } else { Replaced::Other })
+    }
+
+    fn dir(&mut self, at: &Place<'_>, metadata: &Metadata) -> Result<()> {
+        let parent = self.parent(&at.parent)?;
+        parent.changed.set(true);
+        self.placed.note(&parent, at.name);
+        let (fd, existed) = match place::make_dir(&parent, at.name, metadata.mode) {
+            Ok(()) => (fs::open_dir_at(&parent, bytes(at.name))?, false),
+            Err(e) if e.errno() == EEXIST => match fs::open_dir_at(&parent, bytes(at.name)) {
+                Ok(fd) => (fd, true),
+                Err(e) if [ENOTDIR, ELOOP].contains(&e.errno()) => {
+                    let replaced = self.clear(&parent, at.name)?;
+                    place::make_dir(&parent, at.name, metadata.mode)?;
+                    let fd = fs::open_dir_at(&parent, bytes(at.name))?;
+                    if replaced == Replaced::Whiteout {
+                        set_opaque(fd.as_fd())?;
+                    }
+                    (fd, false)
+                }
+                Err(e) => return Err(e),
+            },
+            Err(e) => return Err(e),
+        };
+        if !existed {
+            self.placed.note_new_dir(fd.as_fd())?;
+        }
+        let mut path = at.parent.to_vec();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(at.name);
+        let dir = self.dirs.add(path, fd)?;
+        self.describe_dir(&dir, metadata, existed || !parent.plain.get())
+    }
+
+    /// Sets what an entry says about a directory; `all` where nothing of it can be right already.
+    fn describe_dir(&mut self, dir: &Dir, metadata: &Metadata, all: bool) -> Result<()> {
+        let chown = all || metadata.owner != self.own;
+        if chown {
+            place::set_owner(dir, metadata.owner.uid, metadata.owner.gid)?;
+        }
+        if all {
+            place::remove_xattr(dir, super::acl::ACCESS)?;
+            place::remove_xattr(dir, super::acl::DEFAULT)?;
+        }
+        if all || metadata.mode & SETID != 0 {
+            place::set_mode(dir, metadata.mode)?;
+        }
+        self.xattrs(dir.as_fd(), metadata)?;
+        if all || metadata.mode & SETID != 0 || !metadata.xattrs.is_empty() {
+            dir.look()?;
+        }
+        dir.times.set((metadata.atime, metadata.mtime));
+        dir.changed.set(true);
+        Ok(())
+    }
+
+    fn file<S: BufRead>(
+        &mut self,
+        at: &Place<'_>,
+        metadata: &Metadata,
+        content: &mut Reader<'_, S>,
+        entry: &super::entry::Entry,
+    ) -> Result<()> {
+        let parent = self.parent(&at.parent)?;
+        let (fd, _) = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
+        match &entry.extents {
+            None => self.write(&fd, content)?,
+            Some(extents) => write_sparse(&fd, extents, entry.length, content)?,
+        }
+        let chown = metadata.owner != self.own || !parent.plain.get();
+        if chown {
+            place::set_owner(&fd, metadata.owner.uid, metadata.owner.gid)?;
+        }
+        if !parent.plain.get() {
+            place::remove_xattr(&fd, super::acl::ACCESS)?;
+        }
+        if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
+            place::set_mode(&fd, metadata.mode)?;
+        }
+        self.xattrs(fd.as_fd(), metadata)?;
+        place::set_times(&fd, metadata.atime, metadata.mtime)
+    }
+
+    fn write<S: BufRead>(&self, fd: &OwnedFd, content: &mut Reader<'_, S>) -> Result<()> {
+        let (mut written, mut started) = (0, 0);
+        loop {
+            let chunk = content.data()?;
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            let length = chunk.len();
+            place::write_all(fd, chunk)?;
+            content.consume(length)?;
+            written += length as u64;
+            if self.options.sync && written - started >= WRITE_BACK {
+                place::start_write_back(fd, started, written - started)?;
+                started = written;
+            }
+        }
+    }
+
+    fn node(&mut self, at: &Place<'_>, metadata: &Metadata, kind: u32, device: u64) -> Result<()> {
+        let parent = self.parent(&at.parent)?;
+        let name = bytes(at.name);
+        self.new_name(&parent, at.name, || fs::make_node_at(&parent, name, kind | metadata.mode, device))?;
+        let chown = metadata.owner != self.own || !parent.plain.get();
+        if chown {
+            fs::chown_at(&parent, name, metadata.owner.uid, metadata.owner.gid)?;
+        }
+        if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
+            // Follows a symlink, which could only be one that another process of this host put here this instant, and would
+            // lead to a file of this layer: the thread is chrooted.
+            fs::chmod_at(&parent, name, metadata.mode)?;
+        }
+        for (key, value) in metadata.xattrs.iter().filter(|(key, _)| !key.starts_with(b"user.") && key != CAPABILITY) {
+            let outcome = place::set_xattr_at(&parent, at.name, key, value);
+            self.tolerate(outcome, key)?;
+        }
+        place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
+    }
+
+    fn hard_link(&mut self, at: &Place<'_>, target: &Place<'_>) -> Result<()> {
+        let shown_target = || {
+            let slash = if target.parent.is_empty() { "" } else { "/" };
+            format!("{}{slash}{}", shown(bytes(&target.parent)), shown(bytes(target.name)))
+        };
+        let missing = |e: Error| {
+            if is_absent(&e) || e.errno() == ENOTDIR {
+                let text = format!("a hard link to '{}', which this layer does not hold", shown_target());
+                Error::new(Kind::Archive, text)
+            } else {
+                e
+            }
+        };
+        let from = self.dirs.get(&target.parent, &mut |_, _, _| Ok(false)).map_err(missing)?;
+        let stat = fs::stat_at(&from, bytes(target.name)).map_err(missing)?;
+        if stat.kind == FileKind::Dir {
+            return Err(Error::new(Kind::Archive, format!("a hard link to the directory '{}'", shown_target())));
+        }
+        let parent = self.parent(&at.parent)?;
+        match fs::stat_at(&parent, bytes(at.name)) {
+            Ok(there) if there.inode == stat.inode => {
+                self.placed.note(&parent, at.name);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.new_name(&parent, at.name, || place::link(&from, target.name, &parent, at.name))?;
+        Ok(())
+    }
+
+    /// Hides a name of the lower layers, but not what this layer itself has under it.
+    fn whiteout(&mut self, at: &Place<'_>, owner: Owner) -> Result<()> {
+        let parent = self.parent(&at.parent)?;
+        parent.changed.set(true);
+        match fs::make_node_at(&parent, bytes(at.name), WHITEOUT, 0) {
+            Ok(()) if owner != self.own || !parent.plain.get() => {
+                fs::chown_at(&parent, bytes(at.name), owner.uid, owner.gid)
+            }
+            Err(e) if e.errno() == EEXIST => match fs::stat_at(&parent, bytes(at.name))?.kind {
+                FileKind::Dir => set_opaque(fs::open_dir_at(&parent, bytes(at.name))?.as_fd()),
+                _ => Ok(()),
+            },
+            other => other,
+        }
+    }
+
+    fn xattrs(&mut self, fd: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
+        for (key, value) in &metadata.xattrs {
+            let outcome = place::set_xattr(fd, key, value);
+            self.tolerate(outcome, key)?;
+        }
+        Ok(())
+    }
+
+    /// A filesystem that has no such attributes is worth one warning, not the layer.
+    fn tolerate(&mut self, outcome: Result<()>, key: &[u8]) -> Result<()> {
+        match outcome {
+            Err(e) if e.kind() == Kind::Unsupported => {
+                if !std::mem::replace(&mut self.xattrs_refused, true) {
+                    crate::log::warn!("the filesystem takes no xattr '{}': {e}", shown(bytes(key)));
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, content: &mut Reader<'_, S>) -> Result<()> {
+    for (offset, count) in extents {
+        let (mut at, end) = (*offset, offset + count);
+        while at < end {
+            let chunk = content.data()?;
+            let step = chunk.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            place::write_all_at(fd, &chunk[..step], at)?;
+            content.consume(step)?;
+            at += step as u64;
+        }
+    }
+    place::set_length(fd, length)
+}
+
+/// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).
+fn set_opaque(dir: BorrowedFd<'_>) -> Result<()> {
+    caps::with(caps::SYS_ADMIN, || place::set_xattr(dir, b"trusted.overlay.opaque", b"y"))
+}

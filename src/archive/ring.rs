@@ -1,0 +1,125 @@
+//! The bounded ring of buffers between the thread that reads and inflates and the thread that places.
+
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes of one buffer.
+pub(super) const BUFFER: usize = 256 << 10;
+/// Buffers of the ring.
+const BUFFERS: usize = 8;
+
+struct Filled {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+/// The end that is filled.
+pub(super) struct Filler {
+    full: SyncSender<Option<Filled>>,
+    free: Receiver<Vec<u8>>,
+}
+
+/// The end that is emptied. Dropping it makes the filling end stop.
+pub(super) struct Drainer {
+    full: Receiver<Option<Filled>>,
+    free: SyncSender<Vec<u8>>,
+    current: Filled,
+    position: usize,
+    ended: bool,
+}
+
+/// Makes a ring.
+pub(super) fn ring() -> (Filler, Drainer) {
+    let (full, filled) = sync_channel(BUFFERS);
+    let (free, freed) = sync_channel(BUFFERS);
+    for _ in 0..BUFFERS {
+        // The other end is in this function and there is room for all: this cannot fail.
+        let _ = free.send(vec![0; BUFFER]);
+    }
+    let current = Filled { bytes: Vec::new(), length: 0 };
+    (Filler { full, free: freed }, Drainer { full: filled, free, current, position: 0, ended: false })
+}
+
+impl Filler {
+    /// A buffer to fill; `None` when nobody wants it any more.
+    pub(super) fn buffer(&self) -> Option<Vec<u8>> {
+        self.free.recv().ok()
+    }
+
+    /// Passes the first `length` bytes of a buffer on. `false`: nobody wants them any more.
+    pub(super) fn pass(&self, bytes: Vec<u8>, length: usize) -> bool {
+        self.full.send(Some(Filled { bytes, length })).is_ok()
+    }
+
+    /// Says that the stream ends well here. Without it the other end takes the stream for broken off.
+    pub(super) fn end(self) {
+        let _ = self.full.send(None);
+    }
+}
+
+impl BufRead for Drainer {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.position == self.current.length && !self.ended {
+            let spent = std::mem::take(&mut self.current.bytes);
+            if !spent.is_empty() {
+                // Fails when the filling end is gone, which the next line finds out.
+                let _ = self.free.send(spent);
+            }
+            (self.current.length, self.position) = (0, 0);
+            match self.full.recv() {
+                Ok(Some(filled)) => self.current = filled,
+                Ok(None) => self.ended = true,
+                Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+        Ok(&self.current.bytes[self.position..self.current.length])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = (self.position + amount).min(self.current.length);
+    }
+}
+
+impl Read for Drainer {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(into.len());
+        into[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_arrive_in_order_and_the_end_is_told_from_a_break() {
+        for well in [true, false] {
+            let (filler, mut drainer) = ring();
+            let writer = std::thread::spawn(move || {
+                for turn in 0..100_u8 {
+                    let mut buffer = filler.buffer().unwrap();
+                    buffer[0] = turn;
+                    assert!(filler.pass(buffer, 1));
+                }
+                if well {
+                    filler.end();
+                }
+            });
+            let mut all = Vec::new();
+            assert_eq!(drainer.read_to_end(&mut all).is_ok(), well);
+            assert_eq!(all, (0..100).collect::<Vec<u8>>());
+            writer.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_filling_end_stops_when_nobody_listens() {
+        let (filler, drainer) = ring();
+        drop(drainer);
+        assert!(!filler.pass(vec![0], 1));
+        while filler.buffer().is_some() {}
+    }
+}

@@ -1,0 +1,31 @@
+//! Opening a directory by a path from an archive, as if the layer were the whole file system (Linux 5.6).
+//!
+//! Older kernels (and paths longer than the kernel takes at once) go through [`super::openat2_walk`].
+
+use crate::error::Result;
+use crate::sys::fs::{check, shown};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// The kernel gives up with EAGAIN when anything on the machine is renamed while it resolves a `..` (openat2(2)).
+const ATTEMPTS: u32 = 64;
+
+/// Opens the directory `path` below `root`. Symlinks are followed, absolute ones and `..` stay inside `root`; what is mounted
+/// inside is not entered. `Ok(None)`: this kernel or this path needs the walk.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV);
+    for _ in 0..ATTEMPTS {
+        match nix::fcntl::openat2(root, path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            // ENOSYS: before 5.6. EPERM: seccomp filters of container runtimes that are older than the call.
+            Err(Errno::ENOSYS | Errno::EPERM | Errno::ENAMETOOLONG) => return Ok(None),
+            other => return check(other.map(Some), || format!("open directory '{}'", shown(OsStr::from_bytes(path)))),
+        }
+    }
+    Ok(None)
+}
