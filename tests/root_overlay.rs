@@ -431,10 +431,12 @@ fn root_layers_of_a_remote_store_can_be_read() {
 
 #[test]
 fn root_an_unsuitable_filesystem_is_refused_with_the_reason() {
-    common::own_namespace();
-    let store = Store::with("mkfs.xfs", &["-q", "-m", "crc=0", "-n", "ftype=0"], "loop");
-    let failure = Rust::default().init("overlay", &store.root().join("s"), QUICK).unwrap_err();
-    assert!(failure.text.contains("d_type") || failure.text.contains("overlay"), "{failure:?}");
+    let w = World::new(QUICK);
+    w.subject.create_rw("c", None).unwrap();
+    let inside = w.subject.mount("c", &[]).unwrap();
+    let failure = Rust::default().init("overlay", &inside, QUICK).unwrap_err();
+    assert!(failure.text.contains("overlay on overlayfs") && failure.text.contains("upper"), "{failure:?}");
+    w.subject.umount("c").unwrap();
 }
 
 #[test]

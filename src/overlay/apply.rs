@@ -29,6 +29,7 @@ impl Overlay {
         match archive::unpack(content, diff.as_fd(), &options) {
             Ok(outcome) => {
                 if outcome.root_opaque {
+                    layer.set_root_opaque()?;
                     self.make_base(&layer)?;
                 }
                 self.finish(&layer)

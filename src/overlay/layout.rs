@@ -202,7 +202,13 @@ impl Layer {
         xattr::remove(&self.dir, UNFINISHED)
     }
 
-    /// Whether the layer's root hides everything below. The kernel ignores the mark there, so its lowers were cut off.
+    /// Remembers that the layer's root hides everything below. The kernel ignores the mark there, so the lowers must be cut
+    /// off as well; the mark keeps repair from bringing them back.
+    pub(super) fn set_root_opaque(&self) -> Result<()> {
+        xattr::set(self.diff()?, OPAQUE, b"y")
+    }
+
+    /// See [`Layer::set_root_opaque`].
     pub(super) fn is_root_opaque(&self) -> Result<bool> {
         has_xattr(&self.diff()?, OPAQUE)
     }
