@@ -61,6 +61,10 @@ const INTRODUCTION: &str = "
 /// Types that a C program may have from isula_libutils or iSulad. They step aside when the include guard of their owner's header
 /// is defined, so include that one first.
 const BORROWED_TYPES: &str = r#"
+#ifdef GRAPHDRIVER_ISULAD_DRIVER_H
+#error "graphdriver.h and isulad/driver.h declare different functions under the same names: include one of them per file"
+#endif
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -77,8 +81,8 @@ typedef struct {
 #endif
 
 /* From iSulad's io_wrapper.h; include that one first if you use both. */
-#if !defined(_IO_WRAPPER_H) && !defined(__IO_WRAPPER_H__) && !defined(_CONSOLE_H) && !defined(IO_WRAPPER_H) && \
-    !defined(GRAPHDRIVER_HAVE_IO_WRAPPER)
+#if !defined(UTILS_CUTILS_IO_WRAPPER_H) && !defined(_IO_WRAPPER_H) && !defined(__IO_WRAPPER_H__) && \
+    !defined(_CONSOLE_H) && !defined(IO_WRAPPER_H) && !defined(GRAPHDRIVER_HAVE_IO_WRAPPER)
 /* Reads up to len bytes into buf; returns how many, 0 at the end, a negative number on failure. */
 typedef ssize_t (*io_read_func_t)(void *context, void *buf, size_t len);
 /* Never called by this library. */
