@@ -9,7 +9,7 @@ install(FILES "${graphdriver_lib}/${graphdriver_soname}" "${graphdriver_lib}/lib
               "${graphdriver_lib}/libgraphdriver.a"
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES include/graphdriver.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
-install(FILES include/isulad/driver.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/graphdriver/isulad" OPTIONAL)
+install(DIRECTORY include/isulad/ DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/graphdriver/isulad")
 
 set(config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/GraphDriver")
 configure_package_config_file(cmake/GraphDriverConfig.cmake.in "${CMAKE_CURRENT_BINARY_DIR}/GraphDriverConfig.cmake"
