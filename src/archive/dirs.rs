@@ -44,11 +44,7 @@ impl Dir {
     /// Finds out whether new files inherit something.
     pub(super) fn look(&self) -> Result<()> {
         let setgid = fs::stat_fd(&self.fd)?.mode & SETGID != 0;
-        let acl = match xattr::get::<0>(&self.fd, "system.posix_acl_default") {
-            Ok(value) => !value.is_empty(),
-            Err(e) if xattr::is_absent(&e) => false,
-            Err(e) => return Err(e),
-        };
+        let acl = xattr::is_set(&self.fd, "system.posix_acl_default")?;
         self.plain.set(!setgid && !acl);
         Ok(())
     }

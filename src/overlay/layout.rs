@@ -182,7 +182,7 @@ impl Layer {
     }
 
     pub(super) fn is_unfinished(&self) -> Result<bool> {
-        has_xattr(&self.dir, UNFINISHED)
+        xattr::is_set(&self.dir, UNFINISHED)
     }
 
     /// An error unless the last unpack into the layer was completed.
@@ -210,15 +210,7 @@ impl Layer {
 
     /// See [`Layer::set_root_opaque`].
     pub(super) fn is_root_opaque(&self) -> Result<bool> {
-        has_xattr(&self.diff()?, OPAQUE)
-    }
-}
-
-fn has_xattr(fd: impl AsFd, name: &str) -> Result<bool> {
-    match xattr::get::<16>(fd, name) {
-        Ok(_) => Ok(true),
-        Err(e) if xattr::is_absent(&e) => Ok(false),
-        Err(e) => Err(e),
+        xattr::is_set(self.diff()?, OPAQUE)
     }
 }
 

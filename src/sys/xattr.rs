@@ -30,6 +30,18 @@ pub fn get<const N: usize>(fd: impl AsFd, name: &str) -> Result<Vec<u8>> {
     Ok(value[..usize::try_from(got).unwrap_or(0)].to_vec())
 }
 
+/// Whether there is such an attribute, whatever its value; a filesystem without such attributes has none.
+pub fn is_set(fd: impl AsFd, name: &str) -> Result<bool> {
+    let key = c_string(name)?;
+    // SAFETY: `key` is NUL-terminated and lives through the call; with a size of 0 nothing is written (getxattr(2)).
+    let got = unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), key.as_ptr(), std::ptr::null_mut(), 0) };
+    match Errno::result(got) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(e) => Err(Error::sys(format!("get xattr '{}'", shown(name)), e as i32)),
+    }
+}
+
 /// Removes an attribute.
 pub fn remove(fd: impl AsFd, name: &str) -> Result<()> {
     let key = c_string(name)?;
