@@ -66,7 +66,7 @@ fn entry(line: &[u8]) -> Option<(u16, u32, u16)> {
 /// `shift` refuses an id.
 pub(super) fn shifted(value: &[u8], shift: impl Fn(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
     let (version, entries) = value.split_first_chunk::<4>()?;
-    if u32::from_le_bytes(*version) != VERSION || entries.len() % 8 != 0 {
+    if u32::from_le_bytes(*version) != VERSION || !entries.len().is_multiple_of(8) {
         return None;
     }
     let mut out = value.to_vec();

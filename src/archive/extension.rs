@@ -57,7 +57,7 @@ impl Sparse {
             None if self.numbers.is_empty() => return Ok(None),
             None => self.numbers.clone(),
         };
-        if numbers.len() % 2 != 0 {
+        if !numbers.len().is_multiple_of(2) {
             return Err(bad("a sparse map has an offset without a length"));
         }
         Ok(Some(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()))
@@ -70,7 +70,7 @@ impl Sparse {
             b"size" | b"realsize" => self.length = Some(pax::number("GNU.sparse.size", value)?),
             b"map" => self.list = Some(value.to_vec()),
             b"offset" | b"numbytes" => {
-                if (keyword == b"offset") != (self.numbers.len() % 2 == 0) {
+                if (keyword == b"offset") != self.numbers.len().is_multiple_of(2) {
                     return Err(bad("sparse offsets and lengths do not alternate"));
                 }
                 self.numbers.push(pax::number("GNU.sparse", value)?);
