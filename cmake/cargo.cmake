@@ -50,12 +50,12 @@ set_target_properties(GraphDriver::graphdriver_static PROPERTIES
   INTERFACE_LINK_LIBRARIES "gcc_s;util;rt;pthread;m;dl"
   INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_SOURCE_DIR}/include")
 
-# -iquote as well: it goes before every -I of the program, and iSulad has a driver.h of its own on its include path.
+# -iquote goes before every -I of the program: iSulad has a driver.h of its own on its include path. It must not be an include
+# directory of the target as well: CMake would make that -isystem, and GCC drops a -iquote that is also a -isystem.
 add_library(GraphDriver::isulad INTERFACE IMPORTED GLOBAL)
 set_target_properties(GraphDriver::isulad PROPERTIES
   INTERFACE_LINK_LIBRARIES GraphDriver::graphdriver
-  INTERFACE_COMPILE_OPTIONS "SHELL:-iquote ${CMAKE_CURRENT_SOURCE_DIR}/include/isulad"
-  INTERFACE_INCLUDE_DIRECTORIES "${CMAKE_CURRENT_SOURCE_DIR}/include/isulad")
+  INTERFACE_COMPILE_OPTIONS "SHELL:-iquote ${CMAKE_CURRENT_SOURCE_DIR}/include/isulad")
 
 add_dependencies(GraphDriver::graphdriver graphdriver_cargo)
 add_dependencies(GraphDriver::graphdriver_static graphdriver_cargo)
