@@ -122,8 +122,11 @@ struct User<'a>(&'a Graph);
 
 impl Drop for User<'_> {
     fn drop(&mut self) {
-        self.0.lock().users -= 1;
-        self.0.idle.notify_all();
+        let mut state = self.0.lock();
+        state.users -= 1;
+        if state.changing {
+            self.0.idle.notify_all();
+        }
     }
 }
 

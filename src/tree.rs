@@ -1,21 +1,26 @@
 //! Whole directory trees: deleting them and measuring them.
 //!
-//! Containers can make trees deeper than any path or descriptor limit. The walk therefore holds one directory open at a time,
-//! and comes back up through `..`, checking that it arrives where it came from. It never follows a symlink and never enters a
-//! mount.
+//! Containers can make trees deeper than any path or descriptor limit. The walk therefore keeps a bounded number of directories
+//! open on its way down, and comes back up to the others through `..`, checking that it arrives where it came from. It never
+//! follows a symlink and never enters a mount.
 
 use crate::driver::Usage;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat};
-use crate::sys::{inode_flags, subdir};
+use crate::sys::{dirents, inode_flags, subdir};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Directories kept open on the way down.
+const OPEN: usize = 32;
 
 /// What a walk does at each step. Directories are entered before [`Visitor::leave`] is called for them.
 trait Visitor {
     /// A name that is not a directory.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
+    /// A directory that may be done with without being entered; returns whether it is.
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool;
     /// A directory is about to be listed.
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()>;
     /// Everything below `name` was visited; `dir` is its parent.
@@ -24,53 +29,51 @@ trait Visitor {
     fn mount_point(&mut self, name: &OsStr) -> Result<()>;
 }
 
-/// A directory on the way down: who it is, what its name was, and which of its sub-directories are still to be visited.
+/// A directory on the way down.
 struct Level {
-    stat: Stat,
+    place: At,
     name: OsString,
     pending: Vec<OsString>,
 }
 
-fn walk(top: BorrowedFd<'_>, visitor: &mut impl Visitor) -> Result<()> {
-    let mut here = fs::open_dir_at(top, ".")?;
-    let mut levels = vec![list(&here, OsString::new(), visitor)?];
+/// Where a level is: open, or who it was when it was closed for the sake of deeper ones.
+enum At {
+    Open(OwnedFd),
+    Closed(Stat),
+}
+
+fn walk(top: OwnedFd, visitor: &mut impl Visitor) -> Result<()> {
+    let mut levels = Vec::new();
+    descend(top, OsString::new(), &mut levels, visitor)?;
     while let Some(level) = levels.last_mut() {
+        let At::Open(here) = &level.place else {
+            return Err(Error::new(Kind::Internal, "a walk lost its place"));
+        };
         if let Some(name) = level.pending.pop() {
-            match subdir::open_same_mount(&here, &name) {
-                Ok(below) => {
-                    levels.push(list(&below, name, visitor)?);
-                    here = below;
-                }
+            if visitor.done_already(here.as_fd(), &name) {
+                continue;
+            }
+            match subdir::open_same_mount(here, &name) {
+                Ok(below) => descend(below, name, &mut levels, visitor)?,
                 Err(e) if e.errno() == EXDEV => visitor.mount_point(&name)?,
                 Err(e) if fs::is_absent(&e) => {} // deleted by someone else meanwhile
                 Err(e) => return Err(e),
             }
-            continue;
-        }
-        let done = levels.pop().map(|level| level.name).unwrap_or_default();
-        if let Some(parent) = levels.last() {
-            here = climb(&here, &parent.stat)?;
-            visitor.leave(here.as_fd(), &done).context(|| format!("in {}", path_of(&levels)))?;
+        } else if let Some(done) = levels.pop() {
+            ascend(done, &mut levels, visitor)?;
         }
     }
     Ok(())
 }
 
-/// `EXDEV` of `asm-generic/errno-base.h`.
-const EXDEV: i32 = 18;
-
-fn path_of(levels: &[Level]) -> String {
-    let names: Vec<String> = levels.iter().skip(1).take(16).map(|level| fs::shown(&level.name)).collect();
-    format!("'/{}'", names.join("/"))
-}
-
-fn list(dir: &OwnedFd, name: OsString, visitor: &mut impl Visitor) -> Result<Level> {
+/// Lists a directory that has just been opened, and makes it the deepest level.
+fn descend(dir: OwnedFd, name: OsString, levels: &mut Vec<Level>, visitor: &mut impl Visitor) -> Result<()> {
     visitor.enter(dir.as_fd())?;
     let mut pending = Vec::new();
-    fs::each_entry(dir, |entry| {
+    dirents::each_from_here(&dir, |entry| {
         let is_dir = match entry.kind {
             Some(kind) => kind == FileKind::Dir,
-            None => fs::stat_at(dir, &entry.name)?.kind == FileKind::Dir,
+            None => fs::stat_at(&dir, &entry.name)?.kind == FileKind::Dir,
         };
         if is_dir {
             pending.push(entry.name);
@@ -79,7 +82,34 @@ fn list(dir: &OwnedFd, name: OsString, visitor: &mut impl Visitor) -> Result<Lev
             visitor.file(dir.as_fd(), &entry.name)
         }
     })?;
-    Ok(Level { stat: fs::stat_fd(dir)?, name, pending })
+    levels.push(Level { place: At::Open(dir), name, pending });
+    if let Some(far) = levels.len().checked_sub(OPEN + 1) {
+        if let At::Open(fd) = &levels[far].place {
+            levels[far].place = At::Closed(fs::stat_fd(fd)?);
+        }
+    }
+    Ok(())
+}
+
+/// Goes back to the parent of the level that is done.
+fn ascend(done: Level, levels: &mut [Level], visitor: &mut impl Visitor) -> Result<()> {
+    let Some(parent) = levels.last_mut() else { return Ok(()) };
+    if let (At::Closed(expected), At::Open(from)) = (&parent.place, &done.place) {
+        parent.place = At::Open(climb(from, expected)?);
+    }
+    let left = match &parent.place {
+        At::Open(dir) => visitor.leave(dir.as_fd(), &done.name),
+        At::Closed(_) => Err(Error::new(Kind::Internal, "a walk lost its place")),
+    };
+    left.context(|| format!("in {}", path_of(levels)))
+}
+
+/// `EXDEV` of `asm-generic/errno-base.h`.
+const EXDEV: i32 = 18;
+
+fn path_of(levels: &[Level]) -> String {
+    let names: Vec<String> = levels.iter().skip(1).take(16).map(|level| fs::shown(&level.name)).collect();
+    format!("'/{}'", names.join("/"))
 }
 
 fn climb(from: &OwnedFd, expected: &Stat) -> Result<OwnedFd> {
@@ -101,7 +131,7 @@ pub fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         return Delete.file(dir, name);
     }
     match subdir::open_same_mount(dir, name) {
-        Ok(top) => empty(top.as_fd()).context(|| format!("delete '{}'", fs::shown(name)))?,
+        Ok(top) => walk(top, &mut Delete).context(|| format!("delete '{}'", fs::shown(name)))?,
         Err(e) if e.errno() == EXDEV => Delete.mount_point(name)?,
         Err(e) => return Err(e),
     }
@@ -113,7 +143,7 @@ pub fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
 /// # Errors
 /// As for [`remove`].
 pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
-    walk(dir, &mut Delete)
+    walk(fs::open_dir_at(dir, ".")?, &mut Delete)
 }
 
 struct Delete;
@@ -121,6 +151,11 @@ struct Delete;
 impl Visitor for Delete {
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         unlocking(dir, name, || fs::remove_file_at(dir, name))
+    }
+
+    /// An empty directory takes one call this way, and a full one only one call more.
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+        fs::remove_dir_at(dir, name).is_ok()
     }
 
     fn enter(&mut self, _: BorrowedFd<'_>) -> Result<()> {
@@ -159,7 +194,7 @@ fn unlocking(dir: BorrowedFd<'_>, name: &OsStr, delete: impl Fn() -> Result<()>)
 /// Something cannot be read.
 pub fn size(dir: BorrowedFd<'_>) -> Result<u64> {
     let mut measured = Measure::default();
-    walk(dir, &mut measured)?;
+    walk(fs::open_dir_at(dir, ".")?, &mut measured)?;
     Ok(measured.size)
 }
 
@@ -169,7 +204,7 @@ pub fn size(dir: BorrowedFd<'_>) -> Result<u64> {
 /// Something cannot be read.
 pub fn usage(dir: BorrowedFd<'_>) -> Result<Usage> {
     let mut measured = Measure::default();
-    walk(dir, &mut measured)?;
+    walk(fs::open_dir_at(dir, ".")?, &mut measured)?;
     Ok(measured.usage)
 }
 
@@ -198,6 +233,10 @@ impl Visitor for Measure {
             self.add(&stat);
         }
         Ok(())
+    }
+
+    fn done_already(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> bool {
+        false
     }
 
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {

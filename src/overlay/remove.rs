@@ -1,7 +1,7 @@
 //! Deleting a layer: one rename takes it away, then its content is deleted.
 
 use super::Overlay;
-use super::layout::{LINKS, Layer, LinkId, MERGED, TRASH, link_text, random_name};
+use super::layout::{Layer, LinkId, MERGED, TRASH, link_text, random_name};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -40,9 +40,8 @@ impl Overlay {
 
 /// Removes a layer's name in `l/`, unless it is in truth another layer's.
 fn remove_link(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<()> {
-    let links = fs::open_dir_at(home, LINKS)?;
-    match fs::read_link_at(&links, link.as_str()) {
-        Ok(text) if text == link_text(id) => fs::remove_file_at(&links, link.as_str()),
+    match fs::read_link_at(home, link.path()) {
+        Ok(text) if text == link_text(id) => fs::remove_file_at(home, link.path()),
         _ => Ok(()),
     }
 }

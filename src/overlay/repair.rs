@@ -101,9 +101,8 @@ impl Overlay {
 
 /// Makes a layer's name in `l/` lead to it; true if it did not before.
 fn restore_link(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
-    let links = fs::open_dir_at(home, LINKS)?;
     let text = link_text(id);
-    match fs::read_link_at(&links, link.as_str()) {
+    match fs::read_link_at(home, link.path()) {
         Ok(found) if found == text => return Ok(false),
         // A name that leads to another layer which claims it as well must not be taken from it.
         Ok(found) if leads_to_owner(home, &found, link) => {
@@ -112,9 +111,9 @@ fn restore_link(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
         }
         _ => {}
     }
-    let staging = format!(".{}", random_name()?);
-    fs::symlink_at(text, &links, &staging)?;
-    fs::rename_at(&links, &staging, &links, link.as_str())?;
+    let staging = format!("{LINKS}/.{}", random_name()?);
+    fs::symlink_at(text, home, &staging)?;
+    fs::rename_at(home, &staging, home, link.path())?;
     Ok(true)
 }
 

@@ -3,13 +3,14 @@
 //! Every descriptor is opened close-on-exec: the host program forks at times of its own choosing.
 
 use crate::error::{Error, Result};
+use crate::sys::dirents;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::{Mode, SFlag};
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Shows a name from outside without letting it break a log line.
@@ -98,18 +99,26 @@ pub fn replace_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mod
 
 /// Reads the regular file `name` whole; one longer than `limit` bytes is an error.
 pub fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, limit: usize) -> Result<Vec<u8>> {
-    use std::io::Read;
     let name = name.as_ref();
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let fd = named(nix::fcntl::openat(dir, name, flags, Mode::empty()), "open", name)?;
-    let mut content = Vec::new();
-    let read = std::fs::File::from(fd).take(limit as u64 + 1).read_to_end(&mut content);
-    read.map_err(|e| Error::sys(format!("read '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))?;
-    if content.len() > limit {
-        return Err(Error::sys(format!("read '{}' (more than {limit} bytes)", shown(name)), libc::EFBIG));
+    let (mut content, mut length) = (vec![0; SMALL_FILE.min(limit + 1)], 0);
+    loop {
+        length += named(nix::unistd::read(&fd, &mut content[length..]), "read", name)?;
+        if length < content.len() {
+            // A regular file reads short at its end only.
+            content.truncate(length);
+            return Ok(content);
+        }
+        if length > limit {
+            return Err(Error::sys(format!("read '{}' (more than {limit} bytes)", shown(name)), libc::EFBIG));
+        }
+        content.resize((length * 4).min(limit + 1), 0);
     }
-    Ok(content)
 }
+
+/// Most of the small files of a store fit into this many bytes, and are read by one call.
+const SMALL_FILE: usize = 4096;
 
 /// Renames, replacing what is there if it is a file.
 pub fn rename_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd, to: impl AsRef<OsStr>) -> Result<()> {
@@ -249,29 +258,11 @@ pub struct Entry {
 }
 
 /// Calls `each` for every name in a directory but `.` and `..`, in no particular order.
-pub fn each_entry(dir: impl AsFd, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-    use nix::dir::Type;
-    let listing = || "list directory";
+pub fn each_entry(dir: impl AsFd, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     // A descriptor of its own: reading moves the position of the open file, which `dir` must keep.
-    let own = nix::fcntl::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-    let mut open = check(own.and_then(nix::dir::Dir::from_fd), listing)?;
-    for entry in open.iter() {
-        let entry = check(entry, listing)?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = entry.file_type().map(|t| match t {
-            Type::File => FileKind::File,
-            Type::Directory => FileKind::Dir,
-            Type::Symlink => FileKind::Symlink,
-            Type::CharacterDevice => FileKind::Char,
-            Type::BlockDevice => FileKind::Block,
-            Type::Fifo | Type::Socket => FileKind::Other,
-        });
-        each(Entry { name: OsString::from_vec(name.to_vec()), kind })?;
-    }
-    Ok(())
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let own = check(nix::fcntl::openat(dir, ".", flags, Mode::empty()), || "list directory")?;
+    dirents::each_from_here(own, each)
 }
 
 /// Forces a file or directory to disk. `name` is for the error text.

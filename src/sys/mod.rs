@@ -8,6 +8,7 @@
 pub mod caps;
 pub mod cmem;
 pub mod confine;
+pub mod dirents;
 pub mod fs;
 pub mod inode_flags;
 pub mod mount;
