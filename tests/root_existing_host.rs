@@ -30,24 +30,7 @@ impl Host {
     fn new() -> Host {
         let host = Host { store: Store::new() };
         fs::create_dir(host.root()).unwrap();
-        for line in include_str!("fixtures/overlay-host.txt").lines() {
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let mut words = line.splitn(4, ' ');
-            let (kind, mode) = (words.next().unwrap(), u32::from_str_radix(words.next().unwrap(), 8).unwrap());
-            let path = host.root().join(words.next().unwrap());
-            let text = words.next().unwrap_or_default();
-            match kind {
-                "d" => fs::create_dir(&path).unwrap(),
-                "f" => fs::write(&path, text.replace("\\n", "\n")).unwrap(),
-                "l" => symlink(text, &path).unwrap(),
-                kind => panic!("a fixture has no '{kind}'"),
-            }
-            if kind != "l" {
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            }
-        }
+        common::fixture::lay_out(include_str!("fixtures/overlay-host.txt"), &host.root());
         for id in [BASE, CHILD] {
             fs::write(host.root().join(format!("overlay-layers/{id}/{id}.tar-split.gz")), "").unwrap();
         }

@@ -2,6 +2,7 @@
 //! interface in its two forms.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod fixture;
 pub mod scenarios;
 pub mod subject;
 
