@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::error::{Context, Error, Kind, Result};
-use crate::overlay;
+use crate::{devmapper, overlay};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 type Open = fn(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>>;
 
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.
-const DRIVERS: [(&str, Open); 2] = [("overlay2", overlay::open), ("overlay", overlay::open)];
+const DRIVERS: [(&str, Open); 3] = [
+    ("overlay2", overlay::open),
+    ("overlay", overlay::open),
+    ("devicemapper", |_, home, options| devmapper::open(home, options)),
+];
 
 /// Initialises the driver `name` with its home at `<storage_root>/<name>`.
 ///

@@ -13,7 +13,9 @@
 //! ```
 
 pub mod archive;
+mod backing;
 pub mod capi;
+pub mod devmapper;
 pub mod driver;
 pub mod error;
 pub mod graph;

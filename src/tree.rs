@@ -198,6 +198,16 @@ pub fn size(dir: BorrowedFd<'_>) -> Result<u64> {
     Ok(measured.size)
 }
 
+/// The same, of what was changed at this moment ([`Stat::changed`]) or later.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn size_changed_since(dir: BorrowedFd<'_>, since: (i64, i64)) -> Result<u64> {
+    let mut measured = Measure { since, ..Measure::default() };
+    walk(dir, &mut measured)?;
+    Ok(measured.size)
+}
+
 /// The disk space and the inodes that a tree occupies, its top directory included, each inode once.
 ///
 /// # Errors
@@ -212,6 +222,8 @@ pub fn usage(dir: BorrowedFd<'_>) -> Result<Usage> {
 struct Measure {
     size: u64,
     usage: Usage,
+    /// Older files do not count; all are younger than the default.
+    since: (i64, i64),
     linked: HashSet<(u64, u64)>,
 }
 
@@ -228,6 +240,9 @@ impl Visitor for Measure {
             Err(e) if fs::is_absent(&e) => return Ok(()), // a container may be at work in there
             outcome => outcome?,
         };
+        if stat.changed < self.since {
+            return Ok(());
+        }
         if stat.links == 1 || self.linked.insert((stat.device, stat.inode)) {
             self.size += stat.size;
             self.add(&stat);
@@ -313,5 +328,8 @@ mod tests {
         symlink("12345", scratch.0.join("d/l")).unwrap();
         assert_eq!(size(scratch.fd().as_fd()).unwrap(), 1005);
         assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 4);
+        let last = fs::stat_at(scratch.fd(), "d").unwrap().changed;
+        assert_eq!(size_changed_since(scratch.fd().as_fd(), (last.0 + 1, 0)).unwrap(), 0);
+        assert_eq!(size_changed_since(scratch.fd().as_fd(), (0, 1)).unwrap(), 1005);
     }
 }

@@ -4,6 +4,7 @@ use super::Overlay;
 use super::layout::{Home, LINKS, STAGE, TRASH};
 use super::options::Options;
 use super::probe::{self, Stacking};
+use crate::backing;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts;
@@ -27,7 +28,7 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     check_path(path)?;
     make_home(path, options)?;
     let parent = fs::open_dir(path.parent().unwrap_or(path))?;
-    let backing_fs = probe::filesystem_name(fs::filesystem_magic(parent)?);
+    let backing_fs = backing::filesystem_name(fs::filesystem_magic(parent)?);
     if !options.skip_mount_home {
         make_private(path)?;
     }

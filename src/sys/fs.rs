@@ -203,6 +203,8 @@ pub struct Stat {
     pub device: u64,
     /// For a device node, which device it is.
     pub rdev: u64,
+    /// When content or attributes last changed (ctime), seconds and nanoseconds of the system's clock.
+    pub changed: (i64, i64),
 }
 
 impl From<libc::stat> for Stat {
@@ -228,6 +230,7 @@ impl From<libc::stat> for Stat {
             inode: st.st_ino as u64,
             device: st.st_dev as u64,
             rdev: st.st_rdev as u64,
+            changed: (st.st_ctime as i64, st.st_ctime_nsec as i64),
         }
     }
 }

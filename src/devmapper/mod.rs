@@ -1,0 +1,178 @@
+//! The devicemapper driver: every layer is a thin device with a filesystem, a snapshot of its parent's.
+//!
+//! Read on in this order: `record` (what is on disk), `devices` (pool and files together), `transaction` (how they change),
+//! `device` (block devices come and go), `base` (what layers start from), then the operations in `create`, `mounting`,
+//! `removal` and `report`. `looppool` makes a pool where there is none, `worker` deletes what was busy.
+
+mod base;
+mod create;
+mod device;
+mod devices;
+mod filesystem;
+mod ids;
+mod kernel;
+mod locks;
+mod looppool;
+mod mounting;
+mod names;
+mod open;
+mod options;
+mod pool;
+mod record;
+mod removal;
+mod report;
+mod steps;
+mod store;
+#[cfg(test)]
+mod testing;
+mod transaction;
+mod worker;
+
+use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
+use devices::Devices;
+use filesystem::Filesystem;
+use locks::Locks;
+use record::Device;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use steps::{Moment, Observer, Step};
+
+/// Opens the driver on its home directory. Options are those of `dm.*`, each `name=value`.
+///
+/// # Errors
+/// An option is bad, the pool is missing, in a bad state or not ours, or the files in home do not belong to it.
+pub fn open(home: &Path, options: &[&str]) -> Result<Box<dyn Driver>> {
+    Ok(Box::new(DeviceMapper::open(home, options)?))
+}
+
+/// The driver. Dropping it ends its thread; [`Driver::cleanup`] also gives the pool back.
+pub struct DeviceMapper {
+    shared: Arc<Shared>,
+    worker: worker::Worker,
+}
+
+/// What the driver's operations and its worker work on.
+struct Shared {
+    devices: Devices,
+    locks: Locks,
+    options: options::Options,
+    /// Whether the pool is one of our own making.
+    loop_backed: bool,
+    home: PathBuf,
+    /// `<home>/mnt`
+    mnt: OwnedFd,
+    /// Of the base device, and so of all.
+    filesystem: Filesystem,
+    /// Of home.
+    backing_fs: String,
+}
+
+impl DeviceMapper {
+    /// As [`open`].
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(home: &Path, options: &[&str]) -> Result<DeviceMapper> {
+        DeviceMapper::open_observed(home, options, None)
+    }
+
+    /// As [`open`], with an observer who is told of every step: for tests and for measuring.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open_observed(home: &Path, options: &[&str], observer: Option<Arc<Observer>>) -> Result<DeviceMapper> {
+        let shared = Arc::new(Shared::open(home, options, steps::Steps(observer))?);
+        let driver = DeviceMapper { shared, worker: worker::Worker::default() };
+        if !driver.shared.devices.select(|device| device.deleted).is_empty() {
+            driver.worker.wake(&driver.shared);
+        }
+        Ok(driver)
+    }
+}
+
+impl Drop for DeviceMapper {
+    fn drop(&mut self) {
+        self.worker.stop();
+    }
+}
+
+impl Shared {
+    /// A layer that can be mounted and snapshotted.
+    fn usable(&self, name: &str) -> Result<Device> {
+        let device = self.there(name)?;
+        if device.incomplete {
+            let what = format!("layer '{name}' is incomplete: filling or growing it was interrupted");
+            return Err(Error::new(Kind::Corrupt, what).hint("remove it and make it anew"));
+        }
+        Ok(device)
+    }
+
+    /// A layer that exists and was not deleted.
+    fn there(&self, name: &str) -> Result<Device> {
+        let found = self.devices.find(name)?.filter(|device| !device.deleted);
+        found.ok_or_else(|| Error::new(Kind::NotFound, format!("layer '{name}' does not exist")))
+    }
+
+    /// `<home>/mnt/<layer>`
+    fn mount_point(&self, name: &str) -> PathBuf {
+        self.home.join("mnt").join(name)
+    }
+}
+
+impl Driver for DeviceMapper {
+    fn create(&self, id: &LayerId, parent: Option<&LayerId>, access: Access, options: &mut CreateOptions) -> Result<()> {
+        self.create_layer(id, parent, access, options).context(|| format!("create layer '{id}'"))
+    }
+
+    fn remove(&self, id: &LayerId) -> Result<()> {
+        self.remove_layer(id).context(|| format!("remove layer '{id}'"))
+    }
+
+    fn mount(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
+        self.shared.mount_layer(id, options).context(|| format!("mount layer '{id}'"))
+    }
+
+    fn umount(&self, id: &LayerId) -> Result<()> {
+        self.shared.umount_layer(id).context(|| format!("unmount layer '{id}'"))
+    }
+
+    fn exists(&self, id: &LayerId) -> Result<bool> {
+        let found = self.shared.devices.find(id.as_str()).context(|| format!("look for layer '{id}'"))?;
+        Ok(found.is_some_and(|device| !device.deleted && !device.incomplete))
+    }
+
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
+        self.shared.apply(id, content).context(|| format!("unpack into layer '{id}'"))
+    }
+
+    fn layer_size(&self, id: &LayerId) -> Result<u64> {
+        self.shared.size(id).context(|| format!("measure layer '{id}'"))
+    }
+
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        self.shared.metadata(id).context(|| format!("metadata of layer '{id}'"))
+    }
+
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
+        self.shared.usage(id).context(|| format!("usage of layer '{id}'"))
+    }
+
+    /// A thin device does not depend on the record of its parent: there is nothing to repair.
+    fn repair_lowers(&self, _id: &LayerId, _parent: Option<&LayerId>) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.shared.status()
+    }
+
+    fn cleanup(&self) -> Result<()> {
+        self.worker.stop();
+        self.shared.release()
+    }
+}

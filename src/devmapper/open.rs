@@ -1,0 +1,112 @@
+//! Making the driver ready, and giving back at the end what it holds.
+
+use super::Shared;
+use super::base;
+use super::devices::Devices;
+use super::kernel::Kernel;
+use super::locks::Locks;
+use super::looppool;
+use super::names::{self, Names};
+use super::options::{Options, PoolSource};
+use super::pool::Health;
+use super::record::{BASE, DeviceSet};
+use super::steps::Steps;
+use super::store::{Store, make_dir};
+use super::transaction::with_cleanup;
+use crate::backing::filesystem_name;
+use crate::error::{Context, Error, Kind, Result};
+use crate::log;
+use crate::sys::{dm, fs};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// The oldest interface of the kernel with deferred removal.
+const LEAST_VERSION: (u32, u32, u32) = (4, 27, 0);
+
+impl Shared {
+    pub(super) fn open(home: &Path, options: &[&str], steps: Steps) -> Result<Shared> {
+        let options = Options::parse(options)?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home);
+        made.map_err(|e| Error::sys(format!("mkdir '{}'", fs::shown(home)), e.raw_os_error().unwrap_or_default()))?;
+        let dir = fs::open_dir(home)?;
+        let parent = fs::open_dir(home.parent().unwrap_or(home))?;
+        let backing_fs = filesystem_name(fs::filesystem_magic(parent)?);
+        let mnt = make_dir(&dir, "mnt", 0o750)?;
+        let prefix = names::prefix(&fs::stat_fd(&dir)?);
+        let store = Store::open(dir, steps.clone())?;
+        let kernel = Kernel::new(Box::new(dm::Kernel::open()?), steps.clone());
+        check_version(&kernel)?;
+        let (pool, loop_backed) = match &options.pool {
+            PoolSource::Device(name) => (name.clone(), false),
+            PoolSource::Loop(files) => (looppool::attach(&kernel, &prefix, home, files)?, true),
+        };
+        let names = Names::new(prefix, pool);
+        let devices = Devices::load(kernel, store, names)?;
+        match prepare(&devices, &options, home, &mnt, &steps) {
+            Ok(filesystem) => Ok(Shared {
+                devices,
+                locks: Locks::default(),
+                options,
+                loop_backed,
+                home: home.to_owned(),
+                mnt,
+                filesystem,
+                backing_fs,
+            }),
+            Err(e) if loop_backed => Err(with_cleanup(e, looppool::detach(&devices.kernel, &devices.names.pool))),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lets go of everything but the layers that are mounted.
+    pub(super) fn release(&self) -> Result<()> {
+        let devices = &self.devices;
+        let set = devices.store.device_set()?;
+        devices.save_set(DeviceSet { ..set })?;
+        for name in devices.kernel.names()?.into_iter().filter(|name| devices.names.is_ours(name)) {
+            if devices.kernel.info(&name)?.is_some_and(|info| info.open_count == 0) {
+                devices.kernel.remove(&name, true)?;
+            }
+        }
+        if self.loop_backed { looppool::detach(&devices.kernel, &devices.names.pool) } else { Ok(()) }
+    }
+}
+
+fn check_version(kernel: &Kernel) -> Result<()> {
+    let version = kernel.version()?;
+    if version >= LEAST_VERSION {
+        return Ok(());
+    }
+    let what =
+        format!("device-mapper {}.{}.{} of this kernel does not support deferred removal", version.0, version.1, version.2);
+    Err(Error::new(Kind::Unsupported, what).hint("4.27.0 or later is needed"))
+}
+
+fn prepare(devices: &Devices, options: &Options, home: &Path, mnt: impl AsFd, steps: &Steps) -> Result<super::Filesystem> {
+    let health = devices.pool_status()?.health;
+    if health != Health::Good {
+        log::warn!("devicemapper: thin pool '{}' is in state {health}", devices.names.pool);
+    }
+    let filesystem = base::prepare(devices, options, &home.join("mnt"), steps)?;
+    sweep(devices, mnt)?;
+    Ok(filesystem)
+}
+
+/// Removes the empty mount points of layers that are no more.
+fn sweep(devices: &Devices, mnt: impl AsFd) -> Result<()> {
+    let mut stale = Vec::new();
+    fs::each_entry(&mnt, |entry| {
+        if entry.name.to_str().is_some_and(|name| name == BASE || devices.known(name).is_none()) {
+            stale.push(entry.name);
+        }
+        Ok(())
+    })?;
+    for name in stale {
+        // One that is not empty, or is no directory, is not ours to judge.
+        if fs::remove_dir_at(&mnt, &name).is_ok() {
+            log::info!("devicemapper: removed '{}' from the mount points: there is no such layer", fs::shown(&name));
+        }
+    }
+    fs::fsync(&mnt, "mnt").context(|| "sweep the mount points")
+}
