@@ -35,10 +35,17 @@ impl fmt::Display for DeviceId {
 }
 
 /// Which ids are in use, and where to look for the next one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ids {
     used: HashSet<u32>,
     last: u32,
+    largest: u32,
+}
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids { used: HashSet::new(), last: 0, largest: MAX }
+    }
 }
 
 impl Ids {
@@ -54,7 +61,7 @@ impl Ids {
 
     /// Continues behind this id, which the last session recorded.
     pub(super) fn continue_after(&mut self, last: u64) {
-        self.last = u32::try_from(last).unwrap_or(0) & MAX;
+        self.last = u32::try_from(last).unwrap_or(0).min(self.largest);
     }
 
     /// The id handed out last.
@@ -64,13 +71,13 @@ impl Ids {
 
     /// Takes the next free id. Never 0, which the files cannot tell from "none".
     pub(super) fn next(&mut self) -> Result<DeviceId> {
-        for _ in 0..=MAX {
-            self.last = (self.last + 1) & MAX;
-            if self.last != 0 && self.used.insert(self.last) {
+        for _ in 0..self.largest {
+            self.last = if self.last == self.largest { 1 } else { self.last + 1 };
+            if self.used.insert(self.last) {
                 return Ok(DeviceId(self.last));
             }
         }
-        Err(Error::new(Kind::Limit, "all 16 million thin device ids of the pool are in use"))
+        Err(Error::new(Kind::Limit, format!("all {} thin device ids of the pool are in use", self.largest)))
     }
 }
 
@@ -92,10 +99,10 @@ mod tests {
 
     #[test]
     fn a_full_space_is_an_error() {
-        let mut ids = Ids { used: (0..=MAX).collect(), last: 5 };
+        let mut ids = Ids { used: (1..=9).collect(), last: 5, largest: 9 };
         assert_eq!(ids.next().unwrap_err().kind(), Kind::Limit);
-        ids.release(DeviceId(7));
-        assert_eq!(ids.next().unwrap().number(), 7);
+        ids.release(DeviceId(4));
+        assert_eq!(ids.next().unwrap().number(), 4);
         assert!(DeviceId::try_from(u64::from(MAX) + 1).is_err());
     }
 }

@@ -1,0 +1,213 @@
+//! A place for one test of the devicemapper driver: a home, a thin pool on loop files, and the proof at the end that the pool
+//! is sound and that nothing is left.
+
+use graphdriver::devmapper::{DeviceMapper, Observer};
+use graphdriver::driver::{Access, CreateOptions, Driver, MountOptions};
+use graphdriver::error::Result;
+use graphdriver::id::LayerId;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+pub fn id(name: &str) -> LayerId {
+    LayerId::parse(name.as_bytes()).unwrap()
+}
+
+/// Waits for what the kernel does in its own time. The bound only ends a test that would never end.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Names of all device-mapper devices.
+pub fn devices() -> Vec<String> {
+    let listed = output("dmsetup", &["ls"]);
+    listed
+        .lines()
+        .filter(|line| *line != "No devices found")
+        .map(|line| line.split('\t').next().unwrap().to_owned())
+        .collect()
+}
+
+pub struct Ground {
+    pub dir: PathBuf,
+    pub options: Vec<String>,
+}
+
+impl Ground {
+    /// A loop-backed pool of 1 GiB, base devices of 64 MiB ext4.
+    pub fn new() -> Ground {
+        Ground::with(&["dm.loopdatasize=1G", "dm.loopmetadatasize=16M", "dm.basesize=64M"])
+    }
+
+    pub fn with(options: &[&str]) -> Ground {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        super::common::own_namespace();
+        assert_eq!(devices(), [""; 0], "an earlier test left devices");
+        let name = format!("graphdriver-dm-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        if !options.iter().any(|option| option.starts_with("dm.thinpooldev")) {
+            options.push(format!("dm.loopdata={}", dir.join("pool").display()));
+        }
+        Ground { dir, options }
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.dir.join("devicemapper")
+    }
+
+    pub fn metadata(&self, name: &str) -> PathBuf {
+        self.home().join("metadata").join(name)
+    }
+
+    pub fn option(&mut self, name: &str, value: &str) {
+        let prefix = format!("{name}=");
+        self.options.retain(|option| !option.starts_with(&prefix));
+        self.options.push(format!("{name}={value}"));
+    }
+
+    pub fn try_open(&self) -> Result<DeviceMapper> {
+        self.observed(None)
+    }
+
+    pub fn observed(&self, observer: Option<Arc<Observer>>) -> Result<DeviceMapper> {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        DeviceMapper::open_observed(&self.home(), &options, observer)
+    }
+
+    pub fn open(&self) -> DeviceMapper {
+        self.try_open().unwrap()
+    }
+
+    /// Cleans the driver up; then nothing may be left, and the pool's metadata must be sound.
+    pub fn finish(self, driver: DeviceMapper) {
+        driver.cleanup().unwrap();
+        drop(driver);
+        self.check();
+    }
+
+    pub fn check(&self) {
+        assert_eq!(super::common::mounts_below(&self.dir), [""; 0], "mounts are left");
+        eventually("no device is left", || devices().is_empty());
+        let pool = self.dir.join("pool");
+        let ours = pool.to_str().unwrap();
+        eventually("no loop device is left", || !output("losetup", &["-a"]).contains(ours));
+        let nodes: Vec<_> = std::fs::read_dir("/dev/mapper").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(nodes, ["control"], "nodes are left");
+        if pool.exists() {
+            self.on_metadata("thin_check");
+        }
+    }
+
+    /// The ids of the thin devices that the pool of a closed driver holds.
+    pub fn thins(&self) -> Vec<u64> {
+        let dump = self.on_metadata("thin_dump");
+        let ids = dump.lines().filter_map(|line| line.trim().strip_prefix("<device dev_id=\""));
+        let mut ids: Vec<u64> = ids.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Runs one of the thin-provisioning tools on the metadata of a closed driver's pool. They read with `O_DIRECT`, which a
+    /// file on tmpfs does not have and a loop device has.
+    fn on_metadata(&self, program: &str) -> String {
+        let file = self.dir.join("pool/metadata");
+        let device = output("losetup", &["-f", "--show", "-r", file.to_str().unwrap()]);
+        let device = device.trim();
+        let found = Command::new(program).arg(device).output().unwrap();
+        output("losetup", &["-d", device]);
+        assert!(found.status.success(), "{program}: {}", String::from_utf8_lossy(&found.stderr));
+        String::from_utf8(found.stdout).unwrap()
+    }
+
+    /// The device ids in the metadata files.
+    pub fn recorded(&self) -> Vec<u64> {
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(self.home().join("metadata")).unwrap() {
+            let entry = entry.unwrap();
+            if ["deviceset-metadata", "transaction-metadata"].contains(&entry.file_name().to_str().unwrap()) {
+                continue;
+            }
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            ids.push(value["device_id"].as_u64().unwrap());
+        }
+        ids.sort_unstable();
+        ids
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Leave the next test a clean machine.
+            for mounted in super::common::mounts_below(&self.dir) {
+                let _ = nix::mount::umount2(Path::new(&mounted), nix::mount::MntFlags::MNT_DETACH);
+            }
+            for _ in 0..3 {
+                let _ = Command::new("dmsetup").args(["remove_all", "--force", "--deferred"]).output();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let _ = Command::new("sh").arg("-c").arg("rm -f /dev/mapper/container-* /dev/mapper/test-*").output();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The driver's operations with short arguments.
+pub trait Short {
+    fn rw(&self, name: &str, parent: Option<&str>) -> Result<()>;
+    fn sized(&self, name: &str, parent: Option<&str>, size: &str) -> Result<()>;
+    fn up(&self, name: &str) -> Result<PathBuf>;
+    fn down(&self, name: &str) -> Result<()>;
+    fn rm(&self, name: &str) -> Result<()>;
+    fn has(&self, name: &str) -> bool;
+    fn line(&self, name: &str) -> String;
+}
+
+impl Short for DeviceMapper {
+    fn rw(&self, name: &str, parent: Option<&str>) -> Result<()> {
+        self.create(&id(name), parent.map(id).as_ref(), Access::ReadWrite, &mut CreateOptions::default())
+    }
+    fn sized(&self, name: &str, parent: Option<&str>, size: &str) -> Result<()> {
+        let mut options = CreateOptions { mount_label: None, storage_opt: vec![("size".to_owned(), size.to_owned())] };
+        self.create(&id(name), parent.map(id).as_ref(), Access::ReadWrite, &mut options)
+    }
+    fn up(&self, name: &str) -> Result<PathBuf> {
+        self.mount(&id(name), &MountOptions::default())
+    }
+    fn down(&self, name: &str) -> Result<()> {
+        self.umount(&id(name))
+    }
+    fn rm(&self, name: &str) -> Result<()> {
+        self.remove(&id(name))
+    }
+    fn has(&self, name: &str) -> bool {
+        self.exists(&id(name)).unwrap()
+    }
+    fn line(&self, name: &str) -> String {
+        let text = self.status().unwrap().text;
+        let prefix = format!("{name}: ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no '{name}' in {text}")).to_owned()
+    }
+}
+
+/// Size of the filesystem at a path, bytes.
+pub fn filesystem_size(path: &Path) -> u64 {
+    let found = nix::sys::statvfs::statvfs(path).unwrap();
+    found.blocks() * found.fragment_size()
+}
