@@ -4,6 +4,8 @@ mod common;
 #[path = "devmapper/ground.rs"]
 mod ground;
 
+use common::scenarios::{SCENARIOS, World};
+use common::subject::{C, Rust, Subject};
 use graphdriver::driver::{Driver, MountOptions};
 use graphdriver::error::Kind;
 use ground::{Ground, Short, devices, eventually, filesystem_size, id, output};
@@ -251,4 +253,27 @@ fn ids_of_any_allowed_form_survive_a_restart() {
     }
     eventually("only the pool is left", || devices().len() == 1);
     ground.finish(driver);
+}
+
+fn run_all(subject: &dyn Subject) {
+    for (name, scenario) in SCENARIOS {
+        println!("scenario {name}");
+        let ground = Ground::new();
+        let options: Vec<&str> = ground.options.iter().map(String::as_str).collect();
+        subject.init("devicemapper", &ground.dir, &options).unwrap();
+        scenario(&World { subject });
+        assert_eq!(common::mounts_below(&ground.home()), [""; 0], "{name} left mounts");
+        subject.cleanup().unwrap();
+        ground.check();
+    }
+}
+
+#[test]
+fn every_scenario_through_rust() {
+    run_all(&Rust::default());
+}
+
+#[test]
+fn every_scenario_through_c() {
+    run_all(&C::new());
 }
