@@ -204,7 +204,7 @@ pub fn size(dir: BorrowedFd<'_>) -> Result<u64> {
 /// Something cannot be read.
 pub fn size_changed_since(dir: BorrowedFd<'_>, since: (i64, i64)) -> Result<u64> {
     let mut measured = Measure { since, ..Measure::default() };
-    walk(dir, &mut measured)?;
+    walk(fs::open_dir_at(dir, ".")?, &mut measured)?;
     Ok(measured.size)
 }
 
