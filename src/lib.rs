@@ -24,5 +24,6 @@ pub mod log;
 pub mod mounts;
 pub mod options;
 pub mod overlay;
+pub mod quota;
 mod sys;
 pub mod tree;

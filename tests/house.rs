@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("driver", &["id"]),
     ("tree", &["sys", "driver"]),
     ("mounts", &["sys"]),
-    ("quota", &["sys", "options"]),
+    ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree"]),
     ("overlay", &["archive", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
     ("devmapper", &["archive", "tree", "mounts", "options", "id", "driver", "sys"]),

@@ -1,0 +1,288 @@
+//! Project quota: limits on what a directory tree occupies, in bytes and inodes, on ext4 and XFS.
+//!
+//! A tree is given a *project id*, which all that is made inside inherits; the kernel counts and limits what has the id.
+//!
+//! The id goes on the directory before the limit is set. A directory that is being made is empty and known to its maker only,
+//! so nothing can be written past the limit; and it is the directory that tells after a crash which id was in use: who sweeps
+//! it away clears the limit. (In the other order a crash would leave a limit that nobody knows of.) The kernel's count of
+//! inodes shows the id as taken from that moment, to other processes too: see [`Control::limit`].
+
+mod ids;
+mod reason;
+mod request;
+
+pub use request::{check_size, limits};
+
+use crate::driver::Usage;
+use crate::error::{Context, Error, Kind, Result};
+use crate::log;
+use crate::sys::fs::{self, FileKind};
+use crate::sys::fsxattr::{self, Project};
+use crate::sys::quota;
+use ids::Ids;
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The device node that the C module makes in home to ask for quota by, and that it and older kernels need.
+pub const NODE: &str = "backingFsBlockDev";
+
+/// Draws of an id that somebody else took in the same moment, before giving up.
+const COLLISIONS: u32 = 64;
+
+/// Most that a directory may occupy; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes, also those of directories and of what is still to be written back. In force is the largest multiple of the
+    /// filesystem's block that is not above it, but one block at least.
+    pub bytes: u64,
+    /// Inodes: files, directories and all else that has a name.
+    pub inodes: u64,
+}
+
+impl Limits {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self == Limits::default()
+    }
+}
+
+/// A project id in use by a directory: neither 0 nor `u32::MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProjectId(u32);
+
+impl ProjectId {
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// Project quota on the filesystem of one home directory. It holds no descriptor; all methods may be called from any thread.
+#[derive(Debug)]
+pub struct Control {
+    node: PathBuf,
+    /// The project of home itself, which its entries may have inherited.
+    home_project: u32,
+    block: u64,
+    ids: Mutex<Ids>,
+    /// Ids that the administrator's files name.
+    reserved: BTreeSet<u32>,
+    /// Ids that more than one directory in home has, with the number of directories: layers of the C module, which could draw
+    /// an id twice. Looked for when the first limit is to be cleared.
+    shared: Mutex<Option<HashMap<u32, usize>>>,
+}
+
+impl Control {
+    /// Finds out whether project quota is counted and enforced on the filesystem of `home`, whose path is `path`.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`], saying why not and what to do about it.
+    pub fn probe(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
+        let node = path.join(NODE);
+        if let Err(e) = make_node(home) {
+            // Not needed from Linux 5.14 on.
+            log::info!("the device node '{}' cannot be made: {e}", node.display());
+        }
+        reason::check(home, &node)?;
+        let home_project = fsxattr::project(home)?.id;
+        Ok(Control {
+            block: quota::block_size(home)?.max(1),
+            ids: Mutex::new(Ids::above(home_project)),
+            reserved: reserved_ids(),
+            shared: Mutex::new(None),
+            node,
+            home_project,
+        })
+    }
+
+    /// Gives the empty directory `dir` a project of its own with these limits; all that is made in it belongs to it.
+    ///
+    /// Two processes may try the same id in the same moment. Each puts it on its directory first and then counts: the kernel
+    /// shows both of them two inodes, unless one is done already, and who sees two tries another.
+    ///
+    /// # Errors
+    /// The kernel refuses, or every id is taken; `dir` has the project it had then.
+    pub fn limit(&self, dir: BorrowedFd<'_>, limits: Limits) -> Result<ProjectId> {
+        let before = fsxattr::project(dir)?;
+        let limited = self.claim(dir).and_then(|id| match self.set_limits(dir, id, limits) {
+            Ok(()) => Ok(ProjectId(id)),
+            Err(e) => {
+                lock(&self.ids).give_back(id);
+                Err(e)
+            }
+        });
+        limited.map_err(|e| match fsxattr::set_project(dir, before) {
+            Ok(()) => e,
+            Err(other) => e.and_also(other),
+        })
+    }
+
+    /// Puts an id on `dir` that nobody else has.
+    fn claim(&self, dir: BorrowedFd<'_>) -> Result<u32> {
+        for collision in 0..COLLISIONS {
+            let id = lock(&self.ids).draw(|id| self.is_used(dir, id))?;
+            fsxattr::set_project(dir, Project { id, inherited: true })?;
+            if quota::get(dir, &self.node, id)?.inodes <= 1 {
+                return Ok(id);
+            }
+            // Whoever else drew it will not draw the same number of steps.
+            let [steps] = fs::random()?;
+            lock(&self.ids).skip(u32::from(steps) % (collision + 2));
+        }
+        Err(Error::new(Kind::Busy, format!("{COLLISIONS} project ids were taken by others in the moment they were drawn")))
+    }
+
+    /// Whether anyone has the id: has files with it, a limit for it, or put it down in the administrator's files. (XFS gives
+    /// every new project the limits of project 0.)
+    fn is_used(&self, fd: BorrowedFd<'_>, id: u32) -> Result<bool> {
+        if id == self.home_project || self.reserved.contains(&id) {
+            return Ok(true);
+        }
+        let found = quota::get(fd, &self.node, id)?;
+        if found.bytes != 0 || found.inodes != 0 {
+            return Ok(true);
+        }
+        if found.byte_limit == 0 && found.inode_limit == 0 {
+            return Ok(false);
+        }
+        let default = quota::get(fd, &self.node, 0)?;
+        Ok((found.byte_limit, found.inode_limit) != (default.byte_limit, default.inode_limit))
+    }
+
+    fn set_limits(&self, fd: BorrowedFd<'_>, id: u32, limits: Limits) -> Result<()> {
+        let bytes = match limits.bytes {
+            0 => 0,
+            bytes => (bytes - bytes % self.block).max(self.block),
+        };
+        quota::set_limits(fd, &self.node, id, bytes, limits.inodes)
+    }
+
+    /// The project that was made for `dir`, if one was.
+    fn own_project(&self, dir: BorrowedFd<'_>) -> Result<Option<u32>> {
+        let id = fsxattr::project(dir)?.id;
+        Ok(Some(id).filter(|&id| id != 0 && id != u32::MAX && id != self.home_project))
+    }
+
+    /// Takes the limits of `dir` away, which is about to be deleted from `home` and should be empty. Its id is drawn again when
+    /// nothing has it any more: a file that is deleted but still open keeps it. One without a project is left alone, and so
+    /// are limits that another layer has as well.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<()> {
+        let Some(id) = self.own_project(dir)? else { return Ok(()) };
+        if self.is_shared(home, id)? {
+            log::warn!("project {id} keeps its limits: another layer has the same project id");
+            return Ok(());
+        }
+        self.set_limits(dir, id, Limits::default())?;
+        lock(&self.ids).give_back(id);
+        Ok(())
+    }
+
+    /// Whether directories of home other than the one that is about to go have the id.
+    fn is_shared(&self, home: BorrowedFd<'_>, id: u32) -> Result<bool> {
+        let mut shared = lock(&self.shared);
+        if shared.is_none() {
+            *shared = Some(shared_ids(home).context(|| "look for project ids that layers share")?);
+        }
+        let Some(holders) = shared.as_mut().and_then(|shared| shared.get_mut(&id)) else { return Ok(false) };
+        *holders = holders.saturating_sub(1);
+        Ok(*holders > 0)
+    }
+
+    /// What `dir` occupies with all that is in it, in one question to the kernel; `None` if it has no project of its own.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn usage(&self, dir: BorrowedFd<'_>) -> Result<Option<Usage>> {
+        let Some(id) = self.own_project(dir)? else { return Ok(None) };
+        let quota = quota::get(dir, &self.node, id)?;
+        Ok(Some(Usage { bytes: quota.bytes, inodes: quota.inodes }))
+    }
+}
+
+/// Renames `dir` within `home` by `rename`. Where home hands its own project on to its entries, the kernel lets no directory of
+/// another project be renamed in it (`EXDEV`): it is given to home's project for the moment of the rename. What is inside keeps
+/// its project and its limit.
+///
+/// # Errors
+/// Those of `rename`, or the project cannot be set.
+pub fn renaming(home: BorrowedFd<'_>, dir: BorrowedFd<'_>, mut rename: impl FnMut() -> Result<()>) -> Result<()> {
+    const EXDEV: i32 = 18; // errno.h
+    match rename() {
+        Err(e) if e.errno() == EXDEV => {}
+        renamed => return renamed,
+    }
+    let own = fsxattr::project(dir)?;
+    fsxattr::set_project(dir, Project { id: fsxattr::project(home)?.id, inherited: own.inherited })?;
+    let renamed = rename();
+    match (renamed, fsxattr::set_project(dir, own)) {
+        (Err(e), Err(other)) => Err(e.and_also(other)),
+        (renamed, restored) => renamed.and(restored),
+    }
+}
+
+/// Makes the block device node of the filesystem that holds `home`. One that is there already, of the same device, stays.
+fn make_node(home: BorrowedFd<'_>) -> Result<()> {
+    const BLOCK_0600: u32 = 0o060_600;
+    let device = fs::stat_fd(home)?.device;
+    match fs::stat_at(home, NODE) {
+        Ok(node) if node.mode == BLOCK_0600 && node.rdev == device => return Ok(()),
+        Ok(_) => fs::remove_file_at(home, NODE)?,
+        Err(e) if fs::is_absent(&e) => {}
+        Err(e) => return Err(e),
+    }
+    fs::make_node_at(home, NODE, BLOCK_0600, device)
+}
+
+/// The ids in the administrator's lists of projects: `id:path` and `name:id` (`projects(5)`, `projid(5)`).
+fn reserved_ids() -> BTreeSet<u32> {
+    let read = |path| std::fs::read(path).unwrap_or_default();
+    let (projects, names) = (read("/etc/projects"), read("/etc/projid"));
+    field(&projects, 0).chain(field(&names, 1)).collect()
+}
+
+/// The numbers in one of the `:`-separated fields of every line that is no comment.
+fn field(list: &[u8], number: usize) -> impl Iterator<Item = u32> {
+    list.split(|&b| b == b'\n').filter(|line| !line.starts_with(b"#")).filter_map(move |line| {
+        let field = line.split(|&b| b == b':').nth(number)?;
+        std::str::from_utf8(field).ok()?.trim().parse().ok()
+    })
+}
+
+/// The project ids that several directories in `home` have.
+fn shared_ids(home: BorrowedFd<'_>) -> Result<HashMap<u32, usize>> {
+    let mut holders: HashMap<u32, usize> = HashMap::new();
+    fs::each_entry(home, |entry| {
+        if entry.kind.is_none_or(|kind| kind == FileKind::Dir) {
+            // Deleted meanwhile, or no directory: holds no id.
+            if let Ok(project) = fs::open_dir_at(home, &entry.name).and_then(|dir| fsxattr::project(dir.as_fd())) {
+                *holders.entry(project.id).or_default() += 1;
+            }
+        }
+        Ok(())
+    })?;
+    holders.retain(|_, count| *count > 1);
+    Ok(holders)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_the_administrators_files_are_read_leniently() {
+        let projects = b"# comment\n42:/srv/a\n 7 :/srv/b:with colon\nx:/srv\n\n4294967296:/big\n";
+        assert_eq!(field(projects, 0).collect::<Vec<_>>(), [42, 7]);
+        assert_eq!(field(b"name:10\nbare\n#n:11\nother: 12", 1).collect::<Vec<_>>(), [10, 12]);
+    }
+}

@@ -1,0 +1,151 @@
+//! Project quota of the kernel (`quotactl(2)`), by the commands that came with XFS: ext4 answers them as well, and unlike the
+//! older ones they count bytes in units that every version of the quota file can hold.
+
+use crate::error::{Error, Result};
+use crate::sys::fs::check;
+use crate::sys::quota_node;
+use nix::errno::Errno;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+/// `PRJQUOTA` of `linux/quota.h`.
+const PROJECT_TYPE: i32 = 2;
+
+// `XQM_CMD(n)` of linux/dqblk_xfs.h, wrapped by `QCMD` of linux/quota.h.
+const fn command(number: i32) -> i32 {
+    ((('X' as i32) << 8) + number) << 8 | PROJECT_TYPE
+}
+const GET_QUOTA: i32 = command(3);
+const SET_LIMITS: i32 = command(4);
+const GET_STATE: i32 = command(5);
+
+// linux/dqblk_xfs.h.
+const DQUOT_VERSION: i8 = 1; // FS_DQUOT_VERSION
+const PROJECT_FLAG: i8 = 2; // FS_PROJ_QUOTA
+const LIMIT_FIELDS: u16 = 0b1111; // FS_DQ_ISOFT | FS_DQ_IHARD | FS_DQ_BSOFT | FS_DQ_BHARD
+const ACCOUNTED: u16 = 1 << 4; // FS_QUOTA_PDQ_ACCT
+const ENFORCED: u16 = 1 << 5; // FS_QUOTA_PDQ_ENFD
+
+/// What limits and usage are counted in: the "basic block" of `linux/dqblk_xfs.h`, bytes.
+const UNIT: u64 = 512;
+
+/// `struct fs_disk_quota` of `linux/dqblk_xfs.h`. Blocks are basic blocks.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Dquot {
+    version: i8,
+    flags: i8,
+    fields: u16,
+    id: u32,
+    blocks_hard: u64,
+    blocks_soft: u64,
+    inodes_hard: u64,
+    inodes_soft: u64,
+    blocks: u64,
+    inodes: u64,
+    timers_and_warnings: [u32; 3],
+    timers_high: [u8; 4],
+    realtime: [u64; 3],
+    realtime_timer_and_warnings: [u32; 2],
+    padding: [u8; 8],
+}
+
+/// `struct fs_quota_stat` of `linux/dqblk_xfs.h`; only the flags are of interest.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct State {
+    version: i8,
+    flags: u16,
+    padding: i8,
+    rest: [u64; 9],
+}
+
+// The layout on every 64-bit architecture; the kernel writes this much.
+const _: () = assert!(size_of::<Dquot>() == 112 && size_of::<State>() == 80);
+
+/// The limits of one project and what it occupies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Most bytes it may occupy; 0 for any number.
+    pub byte_limit: u64,
+    /// Most inodes it may have; 0 for any number.
+    pub inode_limit: u64,
+    /// Bytes it occupies, also those that are still to be written.
+    pub bytes: u64,
+    /// Inodes it has.
+    pub inodes: u64,
+}
+
+/// Whether the filesystem counts, and whether it refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Usage of projects is counted.
+    pub accounted: bool,
+    /// Limits of projects are enforced.
+    pub enforced: bool,
+}
+
+/// One command on the filesystem that holds `fd`. `quotactl_fd` is there since Linux 5.14; `node`, a device node of the
+/// filesystem, serves older kernels. `ENOSYS` also is the answer where the filesystem has no quota, so both are asked then.
+fn quotactl<T>(fd: impl AsFd, node: &Path, command: i32, id: u32, data: &mut T) -> Result<(), Errno> {
+    // SAFETY: `data` is a struct that the command reads or writes, of the kernel's layout (asserted above), and outlives the
+    // call; the borrow keeps the descriptor open.
+    let rc = unsafe { libc::syscall(libc::SYS_quotactl_fd, fd.as_fd().as_raw_fd(), command, id, std::ptr::from_mut(data)) };
+    match Errno::result(rc) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS) => quota_node::quotactl(node, command, id, data),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What is switched on; `None` where project quota is off altogether, or the kernel has none.
+pub fn switches(fd: impl AsFd, node: &Path) -> Result<Option<Switches>> {
+    let mut state = State { version: 1, ..State::default() };
+    match quotactl(fd, node, GET_STATE, 0, &mut state) {
+        Ok(()) => Ok(Some(Switches { accounted: state.flags & ACCOUNTED != 0, enforced: state.flags & ENFORCED != 0 })),
+        // Off, or no quota in this kernel; the same for a filesystem that knows no quota; no block device to ask by.
+        Err(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ESRCH | Errno::ENOTBLK | Errno::ENOENT | Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(Error::sys("quotactl: state of project quota", errno as i32)),
+    }
+}
+
+/// Limits and usage of a project. One that nobody ever used has none.
+pub fn get(fd: impl AsFd, node: &Path, id: u32) -> Result<Quota> {
+    let mut dquot = Dquot::default();
+    match quotactl(fd, node, GET_QUOTA, id, &mut dquot) {
+        Ok(()) => Ok(Quota {
+            byte_limit: dquot.blocks_hard.max(dquot.blocks_soft).saturating_mul(UNIT),
+            inode_limit: dquot.inodes_hard.max(dquot.inodes_soft),
+            bytes: dquot.blocks.saturating_mul(UNIT),
+            inodes: dquot.inodes,
+        }),
+        Err(Errno::ENOENT) => Ok(Quota::default()),
+        Err(errno) => Err(Error::sys(format!("quotactl: read quota of project {id}"), errno as i32)),
+    }
+}
+
+/// Sets the limits of a project, hard and soft ones alike; 0 takes a limit away. `bytes` is rounded down to 512.
+pub fn set_limits(fd: impl AsFd, node: &Path, id: u32, bytes: u64, inodes: u64) -> Result<()> {
+    let blocks = bytes / UNIT;
+    let mut dquot = Dquot {
+        version: DQUOT_VERSION,
+        flags: PROJECT_FLAG,
+        fields: LIMIT_FIELDS,
+        id,
+        blocks_hard: blocks,
+        blocks_soft: blocks,
+        inodes_hard: inodes,
+        inodes_soft: inodes,
+        ..Dquot::default()
+    };
+    let outcome = quotactl(fd, node, SET_LIMITS, id, &mut dquot);
+    check(outcome, || format!("quotactl: set limits of project {id} to {bytes} bytes, {inodes} inodes"))
+}
+
+/// The block size of the filesystem that holds `fd`, bytes.
+pub fn block_size(fd: impl AsFd) -> Result<u64> {
+    let st = check(nix::sys::statfs::fstatfs(fd), || "fstatfs")?;
+    // The field's type differs between architectures; a block size is positive.
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
+    Ok(st.block_size() as u64)
+}

@@ -1,0 +1,16 @@
+//! `quotactl(2)` by the path of a block device node, for kernels before 5.14, which have no `quotactl_fd`.
+
+use crate::sys::fs::c_string;
+use nix::errno::Errno;
+use std::path::Path;
+
+/// One command on the filesystem of the device `node`; `data` is the struct that the command reads or writes.
+pub(super) fn quotactl<T>(node: &Path, command: i32, id: u32, data: &mut T) -> Result<(), Errno> {
+    let node = c_string(node.as_os_str()).map_err(|_| Errno::EINVAL)?;
+    // The kernel's `qid_t` is unsigned; the C library declares an int of the same bits.
+    let id = id.cast_signed();
+    // SAFETY: the path is NUL-terminated and `data` has the layout of the command's struct, as `sys::quota` asserts; both
+    // outlive the call.
+    let rc = unsafe { libc::quotactl(command, node.as_ptr(), id, std::ptr::from_mut(data).cast()) };
+    Errno::result(rc).map(drop)
+}
