@@ -3,15 +3,23 @@
 use super::Overlay;
 use super::layout::{ACCESS, DIFF, EMPTY, LINK, LOWER, MERGED, STAGE, WORK};
 use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
+use super::remove::delete;
 use crate::driver::{Access, CreateOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::mounts;
+use crate::quota::{self, Limits};
 use crate::sys::{fs, xattr};
-use crate::tree;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+
+/// What a new layer is to be.
+struct Plan {
+    lowers: Lowers,
+    access: Access,
+    limits: Limits,
+}
 
 impl Overlay {
     pub(super) fn create_layer(
@@ -21,7 +29,7 @@ impl Overlay {
         access: Access,
         options: &mut CreateOptions,
     ) -> Result<()> {
-        check_options(access, options)?;
+        let limits = self.limits_for(access, options)?;
         let home = self.home.open()?;
         let lowers = match parent {
             Some(parent) => lowers_upon(&home, parent)?,
@@ -31,42 +39,62 @@ impl Overlay {
         self.make_room(&home, id)?;
         let stage = format!("{STAGE}{}", random_name()?);
         fs::make_dir_at(&home, &stage, 0o700)?;
-        let made = self.build(&home, &stage, id, &lowers, access);
-        made.map_err(|e| match tree::remove(home.as_fd(), OsStr::new(&stage)) {
+        let made = self.build(&home, &stage, id, &Plan { lowers, access, limits });
+        made.map_err(|e| match delete(&home, OsStr::new(&stage), self.quota.as_ref().ok()) {
             Err(other) if !fs::is_absent(&other) => e.and_also(other),
             _ => e,
         })
     }
 
     /// Builds the layer in the directory `stage` and gives it its name.
-    fn build(&self, home: &OwnedFd, stage: &str, id: &LayerId, lowers: &Lowers, access: Access) -> Result<()> {
+    fn build(&self, home: &OwnedFd, stage: &str, id: &LayerId, plan: &Plan) -> Result<()> {
         let dir = fs::open_dir_at(home, stage)?;
+        if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
+            quota.limit(dir.as_fd(), plan.limits)?;
+        }
         let link = new_link(home, id)?;
-        let built = self.fill(&dir, &link, lowers, access).and_then(|()| fs::rename_new_at(home, stage, home, id));
+        let publish = || fs::rename_new_at(home, stage, home, id);
+        let built = self.fill(&dir, &link, plan).and_then(|()| quota::renaming(home.as_fd(), OsStr::new(stage), publish));
         built.map_err(|e| match fs::remove_file_at(home, link.path()) {
             Ok(()) => e,
             Err(other) => e.and_also(other),
         })
     }
 
-    fn fill(&self, dir: &OwnedFd, link: &LinkId, lowers: &Lowers, access: Access) -> Result<()> {
+    fn fill(&self, dir: &OwnedFd, link: &LinkId, plan: &Plan) -> Result<()> {
         for (name, mode) in [(DIFF, 0o755), (WORK, 0o700), (MERGED, 0o700)] {
             fs::make_dir_at(dir, name, mode)?;
             self.give_to_containers(dir, name)?;
         }
         self.give_to_containers(dir, ".")?;
-        let label = match access {
+        let label = match plan.access {
             Access::ReadWrite => b"rw",
             Access::ReadOnly => b"ro",
         };
         xattr::set(dir, ACCESS, label)?;
-        if lowers.0.is_empty() {
+        if plan.lowers.0.is_empty() {
             fs::make_dir_at(dir, EMPTY, 0o700)?;
         } else {
-            fs::write_new_at(dir, LOWER, lowers.to_text().as_bytes(), 0o644, self.options.durable)?;
+            fs::write_new_at(dir, LOWER, plan.lowers.to_text().as_bytes(), 0o644, self.options.durable)?;
         }
         fs::write_new_at(dir, LINK, link.as_str().as_bytes(), 0o644, self.options.durable)?;
         if self.options.durable { fs::fsync(dir, "layer directory") } else { Ok(()) }
+    }
+
+    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options.
+    fn limits_for(&self, access: Access, options: &mut CreateOptions) -> Result<Limits> {
+        match (access, &self.quota) {
+            (Access::ReadOnly, _) if options.storage_opt.is_empty() => Ok(Limits::default()),
+            (Access::ReadOnly, _) => {
+                Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers"))
+            }
+            (Access::ReadWrite, Ok(_)) => quota::limits(&mut options.storage_opt, self.options.limits),
+            (Access::ReadWrite, Err(_)) if options.storage_opt.is_empty() => Ok(Limits::default()),
+            (Access::ReadWrite, Err(why)) => {
+                let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
+                Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
+            }
+        }
     }
 
     /// With remapped users, root of the containers owns what the kernel writes for them.
@@ -98,18 +126,6 @@ impl Overlay {
         }
         log::warn!("layer '{id}' is there already, but nobody uses it; it is made anew");
         self.discard(home, id)
-    }
-}
-
-/// The overlay driver takes limits for read-write layers and no other options.
-fn check_options(access: Access, options: &CreateOptions) -> Result<()> {
-    match (options.storage_opt.as_slice(), access) {
-        ([], _) => Ok(()),
-        (_, Access::ReadOnly) => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
-        (_, Access::ReadWrite) => {
-            let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
-            Err(Error::new(Kind::Unsupported, sentence).user(sentence))
-        }
     }
 }
 

@@ -4,13 +4,14 @@ use super::Overlay;
 use super::layout::{Home, LINKS, STAGE, TRASH};
 use super::options::Options;
 use super::probe::{self, Stacking};
+use super::remove;
 use crate::backing;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts;
+use crate::quota::Control;
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
-use crate::tree;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,7 @@ pub(super) struct Prepared {
     pub(super) home: Home,
     pub(super) stacking: Stacking,
     pub(super) backing_fs: String,
+    pub(super) quota: Result<Control>,
     pub(super) is_bound: bool,
 }
 
@@ -34,12 +36,13 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     }
     let home = Home(path.to_owned());
     let dir = home.open()?;
-    sweep_leftovers(&dir)?;
+    let quota = find_quota(&dir, path, options, &backing_fs)?;
+    sweep_leftovers(&dir, quota.as_ref().ok())?;
     probe::check_d_type(&dir)?;
     let stacking = probe::probe_overlay(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
     sweep_links(&dir)?;
     let is_bound = is_bound(path)?;
-    Ok(Prepared { home, stacking, backing_fs, is_bound })
+    Ok(Prepared { home, stacking, backing_fs, quota, is_bound })
 }
 
 /// Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.
@@ -91,8 +94,23 @@ fn is_bound(path: &Path) -> Result<bool> {
     Ok(same_device && mounts::is_mount_point(parent, name, path)?)
 }
 
+/// Project quota, or why there is none; that is an error only if the configuration has limits.
+fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
+    match Control::probe(home.as_fd(), path) {
+        Err(e) if !options.limits.is_none() => Err(e.context(match backing_fs {
+            "xfs" | "extfs" => "Storage option overlay.size not supported. Filesystem does not support Project Quota",
+            _ => "Storage option overlay.size only supported for backingFS XFS or ext4.",
+        })),
+        Err(e) => {
+            log::info!("layers of '{}' cannot be limited: {e}", path.display());
+            Ok(Err(e))
+        }
+        found => Ok(found),
+    }
+}
+
 /// Deletes what a crash left half made or half deleted.
-fn sweep_leftovers(home: &OwnedFd) -> Result<()> {
+fn sweep_leftovers(home: &OwnedFd, quota: Option<&Control>) -> Result<()> {
     let mut leftovers = Vec::new();
     fs::each_entry(home, |entry| {
         let name = entry.name.as_bytes();
@@ -102,7 +120,7 @@ fn sweep_leftovers(home: &OwnedFd) -> Result<()> {
         Ok(())
     })?;
     for name in leftovers {
-        match tree::remove(home.as_fd(), &name) {
+        match remove::delete(home, &name, quota) {
             Ok(()) => log::info!("deleted '{}', left half done by a crash", fs::shown(&name)),
             Err(e) => log::warn!("'{}', left half done by a crash, cannot be deleted: {e}", fs::shown(&name)),
         }

@@ -18,6 +18,7 @@ mod report;
 use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
+use crate::quota::Control;
 use layout::Home;
 use options::Options;
 use probe::Stacking;
@@ -32,6 +33,8 @@ struct Overlay {
     options: Options,
     stacking: Stacking,
     backing_fs: String,
+    /// Project quota on the filesystem of home, or why there is none.
+    quota: Result<Control>,
     /// Home is bind-mounted on itself, by us or by an earlier life of the daemon.
     home_is_bound: bool,
 }
@@ -49,6 +52,7 @@ pub fn open(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>
         options,
         stacking: home.stacking,
         backing_fs: home.backing_fs,
+        quota: home.quota,
         home_is_bound: home.is_bound,
     }))
 }

@@ -3,14 +3,13 @@
 use crate::archive::IdShift;
 use crate::error::{Context, Error, Kind, Result};
 use crate::options::{boolean, size, split};
+use crate::quota::{Limits, check_size};
 
 /// The driver's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Default limit of a read-write layer, bytes; 0 for none.
-    pub size: u64,
-    /// Default limit of a read-write layer, inodes; 0 for none.
-    pub inodes: u64,
+    /// Default limits of a read-write layer.
+    pub limits: Limits,
     /// Leave the home directory's mount propagation alone.
     pub skip_mount_home: bool,
     /// Mount options for layers that are mounted without any of their own.
@@ -23,7 +22,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { size: 0, inodes: 0, skip_mount_home: false, mountopt: String::new(), durable: true, remap: None }
+        Options { limits: Limits::default(), skip_mount_home: false, mountopt: String::new(), durable: true, remap: None }
     }
 }
 
@@ -43,8 +42,8 @@ impl Options {
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
         match name.to_ascii_lowercase().as_str() {
-            "overlay2.size" | "overlay2.basesize" => self.size = size(value)?,
-            "overlay2.inodes" => self.inodes = inodes(value)?,
+            "overlay2.size" | "overlay2.basesize" => self.limits.bytes = check_size(size(value)?)?,
+            "overlay2.inodes" => self.limits.inodes = inodes(value)?,
             // No kernel version is checked; the option is in every shipped configuration.
             "overlay2.override_kernel_check" => drop(boolean(value)?),
             "overlay2.skip_mount_home" => self.skip_mount_home = boolean(value)?,
@@ -98,9 +97,9 @@ mod tests {
 
     #[test]
     fn names_in_any_case_and_the_last_one_wins() {
-        let options = ["overlay2.size=1G", "Overlay2.BaseSize=2k", "overlay2.mountopt=a=b,c", "overlay2.sync=none"];
+        let options = ["overlay2.size=1G", "Overlay2.BaseSize=8k", "overlay2.mountopt=a=b,c", "overlay2.sync=none"];
         let parsed = Options::parse(&options).unwrap();
-        assert_eq!((parsed.size, parsed.mountopt.as_str(), parsed.durable), (2048, "a=b,c", false));
+        assert_eq!((parsed.limits.bytes, parsed.mountopt.as_str(), parsed.durable), (8192, "a=b,c", false));
         let shipped = Options::parse(&["overlay2.override_kernel_check=true"]).unwrap();
         assert_eq!(shipped, Options::default());
     }

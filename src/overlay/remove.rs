@@ -5,6 +5,7 @@ use super::layout::{Layer, LinkId, MERGED, TRASH, link_text, random_name};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::log;
+use crate::quota::{self, Control};
 use crate::sys::fs;
 use crate::sys::mount;
 use crate::tree;
@@ -28,14 +29,26 @@ impl Overlay {
     pub(super) fn discard(&self, home: &OwnedFd, id: &LayerId) -> Result<()> {
         let link = Layer::open(home, id).and_then(|layer| layer.link());
         let trash = format!("{TRASH}{}", random_name()?);
-        fs::rename_at(home, id, home, &trash)?;
+        quota::renaming(home.as_fd(), id.as_ref(), || fs::rename_at(home, id, home, &trash))?;
         match link {
             Ok(link) => remove_link(home, &link, id)?,
             Err(e) => log::warn!("the link of layer '{id}' is unknown and stays until the next start: {e}"),
         }
-        tree::remove(home.as_fd(), OsStr::new(&trash))
+        delete(home, OsStr::new(&trash), self.quota.as_ref().ok())
             .context(|| format!("the layer is gone, but some of its files stay in '{trash}' until the next start"))
     }
+}
+
+/// Deletes an entry of home with all that is in it. Its limit is cleared when only the directory itself is left: from then on
+/// nothing can be written, and a crash before leaves the directory to tell the next start which limit that was.
+pub(super) fn delete(home: &OwnedFd, name: &OsStr, quota: Option<&Control>) -> Result<()> {
+    if let (Some(quota), Ok(dir)) = (quota, fs::open_dir_at(home, name)) {
+        let cleared = tree::empty(dir.as_fd()).and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
+        if let Err(e) = cleared {
+            log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
+        }
+    }
+    tree::remove(home.as_fd(), name)
 }
 
 /// Removes a layer's name in `l/`, unless it is in truth another layer's.

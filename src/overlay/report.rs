@@ -27,13 +27,25 @@ impl Overlay {
         tree::size(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
     }
 
+    /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
-        tree::usage(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
+        let diff = Layer::open(&self.home.open()?, id)?.diff()?;
+        let counted = match &self.quota {
+            Ok(quota) => quota.usage(diff.as_fd())?,
+            Err(_) => None,
+        };
+        counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
     }
 
-    /// Two lines that users' scripts read. That d_type works was checked at start.
+    /// Two lines that users' scripts read, and one that says why layers cannot be limited where they cannot. That d_type works
+    /// was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let text = format!("Backing Filesystem: {}\nSupports d_type: true\n", self.backing_fs);
+        let quota = match &self.quota {
+            Ok(_) => "true".to_owned(),
+            Err(why) => format!("false: {why}"),
+        };
+        let text =
+            format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
     }
 }

@@ -21,6 +21,7 @@ use crate::sys::fsxattr::{self, Project};
 use crate::sys::quota;
 use ids::Ids;
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -206,22 +207,23 @@ impl Control {
     }
 }
 
-/// Renames `dir` within `home` by `rename`. Where home hands its own project on to its entries, the kernel lets no directory of
-/// another project be renamed in it (`EXDEV`): it is given to home's project for the moment of the rename. What is inside keeps
-/// its project and its limit.
+/// Renames the directory `from` of `home` by `rename`. Where home hands its own project on to its entries, the kernel lets no
+/// directory of another project be renamed in it (`EXDEV`): it is given to home's project for the moment of the rename. What is
+/// inside keeps its project and its limit.
 ///
 /// # Errors
 /// Those of `rename`, or the project cannot be set.
-pub fn renaming(home: BorrowedFd<'_>, dir: BorrowedFd<'_>, mut rename: impl FnMut() -> Result<()>) -> Result<()> {
+pub fn renaming(home: BorrowedFd<'_>, from: &OsStr, mut rename: impl FnMut() -> Result<()>) -> Result<()> {
     const EXDEV: i32 = 18; // errno.h
     match rename() {
         Err(e) if e.errno() == EXDEV => {}
         renamed => return renamed,
     }
-    let own = fsxattr::project(dir)?;
-    fsxattr::set_project(dir, Project { id: fsxattr::project(home)?.id, inherited: own.inherited })?;
+    let dir = fs::open_dir_at(home, from)?;
+    let own = fsxattr::project(&dir)?;
+    fsxattr::set_project(&dir, Project { id: fsxattr::project(home)?.id, inherited: own.inherited })?;
     let renamed = rename();
-    match (renamed, fsxattr::set_project(dir, own)) {
+    match (renamed, fsxattr::set_project(&dir, own)) {
         (Err(e), Err(other)) => Err(e.and_also(other)),
         (renamed, restored) => renamed.and(restored),
     }
