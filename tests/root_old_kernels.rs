@@ -1,31 +1,13 @@
 //! The scenarios again, on a kernel that seems to lack newer system calls: a seccomp filter answers them with ENOSYS. The
 //! fallbacks are code as well, and no kernel here is old enough to run them otherwise.
-#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // prctl(2)
 
 mod common;
 
+use common::old_kernel::without;
 use common::scenarios::{SCENARIOS, World};
 use common::subject::{Rust, Subject};
 use common::{Store, run};
 use std::process::Command;
-
-/// Makes these system calls fail with ENOSYS for the calling thread and all that it starts.
-fn without(calls: &[libc::c_long]) {
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
-    let (load, equal, ret) =
-        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET);
-    let mut program = vec![op(load, 0, 0, 0)]; // the number is the first member of struct seccomp_data
-    for call in calls {
-        program.push(op(equal, 0, 1, u32::try_from(*call).unwrap()));
-        program.push(op(ret, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()));
-    }
-    program.push(op(ret, 0, 0, libc::SECCOMP_RET_ALLOW));
-    let filter = libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
-    }
-}
 
 fn run_all() {
     for (name, scenario) in SCENARIOS {

@@ -68,15 +68,17 @@ fn try_overlay(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
         Err(e) if e.kind() == Kind::Unsupported => return try_mount(home, stage), // before Linux 5.2
         opened => opened?,
     };
-    // A kernel that does not know the option says so before it looks at the directory.
-    let stacking = match context.string("lowerdir+", part("lower")) {
-        Ok(()) => Stacking::OneByOne,
-        Err(_) => return try_mount(home, stage),
-    };
-    context.string("upperdir", part("upper"))?;
-    context.string("workdir", part("work"))?;
-    context.create()?;
-    Ok(stacking)
+    // A kernel that does not know the first option says so at once; before Linux 6.5 only at the end, as overlayfs does not
+    // look at its options until then.
+    let made = context
+        .string("lowerdir+", part("lower"))
+        .and_then(|()| context.string("upperdir", part("upper")))
+        .and_then(|()| context.string("workdir", part("work")))
+        .and_then(|()| context.create());
+    match made {
+        Ok(()) => Ok(Stacking::OneByOne),
+        Err(_) => try_mount(home, stage),
+    }
 }
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.

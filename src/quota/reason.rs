@@ -21,9 +21,11 @@ pub(super) fn check(home: BorrowedFd<'_>, node: &Path) -> Result<()> {
             e.context("project quota is on but may not be used")
                 .hint("CAP_SYS_ADMIN in the initial user namespace is needed")
         }),
-        Some(on) if on.accounted => {
-            Err(off("project quota is counted but not enforced").hint("mount with -o prjquota, or run quotaon -P"))
+        Some(on) if on.accounted && magic == EXT => {
+            Err(off("project quota is counted but not enforced").hint("run mount -o remount,prjquota"))
         }
+        Some(on) if on.accounted => Err(off("project quota is counted but not enforced")
+            .hint("unmount it and mount it with -o prjquota and not with pqnoenforce")),
         _ if magic == XFS => Err(why_not_on_xfs()),
         _ => Err(why_not_on_ext(home)),
     }
@@ -48,9 +50,8 @@ fn why_not_on_ext(home: BorrowedFd<'_>) -> Error {
         return off("this kernel has no quota for ext4 (CONFIG_QUOTA and CONFIG_QFMT_V2)").hint("use another kernel");
     }
     match has_project_feature(home) {
-        Ok(true) => off("ext4 is mounted without project quota").hint(
-            "run mount -o remount,prjquota; if that fails, unmount it and run tune2fs -O quota -Q prjquota on its device first",
-        ),
+        Ok(true) => off("this ext4 was made without the feature 'quota', or not with quota for projects")
+            .hint("unmount it, run tune2fs -O quota -Q prjquota on its device, and mount it with -o prjquota"),
         Ok(false) => off("this ext4 was made without the features 'quota' and 'project'")
             .hint("unmount it, run tune2fs -O project,quota -Q prjquota on its device, and mount it with -o prjquota"),
         Err(e) => off("ext4 has no project quota here").and_also(e),

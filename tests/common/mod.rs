@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 
 pub mod fixture;
+pub mod old_kernel;
 pub mod scenarios;
 pub mod subject;
 
