@@ -68,7 +68,7 @@ fn root_layers_are_laid_out_byte_for_byte_as_the_c_module_lays_them_out() {
     w.subject.create_rw("top", Some("mid")).unwrap();
     nix::sys::stat::umask(old);
     let home = w.home();
-    assert_eq!(names(&home), ["base1", "l", "mid", "top"]);
+    assert_eq!(names(&home), ["backingFsBlockDev", "base1", "l", "mid", "top"]);
     assert_eq!((mode(&home), mode(&home.join("l"))), (0o700, 0o700));
     assert_eq!(names(&home.join("base1")), ["diff", "empty", "link", "merged", "work"]);
     assert_eq!(names(&home.join("top")), ["diff", "link", "lower", "merged", "work"]);
@@ -133,7 +133,7 @@ fn root_a_read_only_layer_takes_no_options() {
     for option in [("size", "1G"), ("colour", "red")] {
         assert!(w.subject.create("a", None, Access::ReadOnly, &[option]).is_err());
     }
-    assert_eq!(names(&w.home()), ["l"]);
+    assert_eq!(names(&w.home()), ["backingFsBlockDev", "l"]);
 }
 
 /// design document, "Clean up": the home directory is unmounted.
@@ -314,7 +314,7 @@ fn root_what_a_crash_left_is_swept_at_start() {
     fs::create_dir_all(w.home().join(".trash-y/diff/d")).unwrap();
     fs::write(w.home().join(".trash-y/diff/d/f"), "").unwrap();
     let w = w.restarted();
-    assert_eq!(names(&w.home()), ["a", "l"]);
+    assert_eq!(names(&w.home()), ["a", "backingFsBlockDev", "l"]);
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn root_removal_overcomes_immutable_files() {
     fs::write(&file, "x").unwrap();
     common::run(std::process::Command::new("chattr").args(["+i"]).arg(&file));
     w.subject.remove("c").unwrap();
-    assert_eq!(names(&w.home()), ["l"]);
+    assert_eq!(names(&w.home()), ["backingFsBlockDev", "l"]);
 }
 
 #[test]

@@ -83,12 +83,13 @@ impl Control {
     /// # Errors
     /// [`Kind::Unsupported`], saying why not and what to do about it.
     pub fn probe(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
+        reason::check_filesystem(home)?;
         let node = path.join(NODE);
         if let Err(e) = make_node(home) {
             // Not needed from Linux 5.14 on.
             log::info!("the device node '{}' cannot be made: {e}", node.display());
         }
-        reason::check(home, &node)?;
+        reason::check_switches(home, &node)?;
         let home_project = fsxattr::project(home)?.id;
         Ok(Control {
             block: quota::block_size(home)?.max(1),

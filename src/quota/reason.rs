@@ -7,15 +7,20 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 /// Magic numbers of the filesystems that have project quota here (`linux/magic.h`).
-pub(super) const EXT: u64 = 0xef53;
-pub(super) const XFS: u64 = 0x5846_5342;
+const EXT: u64 = 0xef53;
+const XFS: u64 = 0x5846_5342;
 
-/// An error unless project quota is counted and enforced on the filesystem that holds `home`.
-pub(super) fn check(home: BorrowedFd<'_>, node: &Path) -> Result<()> {
-    let magic = fs::filesystem_magic(home)?;
-    if magic != EXT && magic != XFS {
-        return Err(off("project quota works on ext4 and XFS only, not on this filesystem"));
+/// An error unless the filesystem that holds `home` is one that can have project quota.
+pub(super) fn check_filesystem(home: BorrowedFd<'_>) -> Result<()> {
+    match fs::filesystem_magic(home)? {
+        EXT | XFS => Ok(()),
+        _ => Err(off("project quota works on ext4 and XFS only, not on this filesystem")),
     }
+}
+
+/// An error unless project quota is counted and enforced on the ext4 or XFS that holds `home`.
+pub(super) fn check_switches(home: BorrowedFd<'_>, node: &Path) -> Result<()> {
+    let magic = fs::filesystem_magic(home)?;
     match quota::switches(home, node)? {
         Some(on) if on.accounted && on.enforced => quota::get(home, node, 0).map(drop).map_err(|e| {
             e.context("project quota is on but may not be used")
