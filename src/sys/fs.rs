@@ -187,10 +187,6 @@ pub struct Stat {
     pub kind: FileKind,
     /// Type and permission bits.
     pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
     /// Apparent size, bytes.
     pub size: u64,
     /// Bytes allocated.
@@ -222,8 +218,6 @@ impl From<libc::stat> for Stat {
         Stat {
             kind,
             mode: st.st_mode,
-            uid: st.st_uid,
-            gid: st.st_gid,
             size: u64::try_from(st.st_size).unwrap_or(0),
             allocated: u64::try_from(st.st_blocks).unwrap_or(0) * 512, // stat(2): units of 512 bytes
             links: st.st_nlink as u64,
