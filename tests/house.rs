@@ -14,12 +14,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("options", &[]),
     // The vocabulary of drivers names ids, and nothing below.
     ("driver", &["id"]),
+    ("backing", &[]),
     ("tree", &["sys", "driver"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree"]),
-    ("overlay", &["archive", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("devmapper", &["archive", "tree", "mounts", "options", "id", "driver", "sys"]),
+    ("overlay", &["archive", "backing", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
+    ("devmapper", &["archive", "backing", "tree", "mounts", "options", "id", "driver", "sys"]),
     ("graph", &["overlay", "devmapper", "driver"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
