@@ -62,7 +62,7 @@ rust() {
         for suffix in "" -web; do
             version=$(apt-cache policy "rustc$suffix" 2>/dev/null | sed -n 's/^ *Candidate: //p')
             if at_least "${version%%+*}" "$rust_needed"; then
-                packages "rustc$suffix" "cargo$suffix" "rustfmt$suffix"
+                step "install Rust" install_packages "rustc$suffix" "cargo$suffix" "rustfmt$suffix"
                 return
             fi
         done
