@@ -157,6 +157,7 @@ static int tour(char **archives, int count, char ids[][64])
     printf("Unpacking:\n");
     for (int i = 0; i < count; i++) {
         const char *name = strrchr(archives[i], '/') ? strrchr(archives[i], '/') + 1 : archives[i];
+        name += strspn(name, "0123456789-"); /* "1-base-files.tar.xz" is the layer "base-files" */
         snprintf(ids[i], sizeof ids[i], "%.*s", (int)strcspn(name, "_."), name);
         if (add_layer(ids[i], parent, archives[i]) != 0)
             return -1;
