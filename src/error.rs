@@ -142,10 +142,11 @@ impl Error {
         self
     }
 
-    /// Replaces the kind where the caller knows better than the errno.
+    /// Replaces kind and errno where the caller knows better than the system call.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;
+        self.0.errno = kind.errno();
         self
     }
 

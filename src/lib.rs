@@ -20,6 +20,7 @@ pub mod driver;
 pub mod error;
 pub mod graph;
 pub mod id;
+pub mod locks;
 pub mod log;
 pub mod mounts;
 pub mod options;

@@ -1,6 +1,6 @@
 //! Where log lines go: nowhere, until the host program installs a sink.
 //!
-//! The library never writes to the host's stdout or stderr. A sink is called on the thread that logs, without any lock of
+//! The library never writes to the host's stdout or stderr (Rust's own message of a panic, which is a defect, goes to stderr). A sink is called on the thread that logs, without any lock of
 //! this library held, so that it may call back into it.
 
 use std::fmt;

@@ -77,7 +77,7 @@ impl Words {
                 match effect(word) {
                     Some(Effect::Set(flags)) => words.flags |= flags,
                     Some(Effect::Clear(flags)) => words.flags &= !flags,
-                    Some(Effect::Propagation(flags)) => words.propagation |= flags,
+                    Some(Effect::Propagation(flags)) => words.propagation = flags,
                     Some(Effect::Nothing) => {}
                     None => words.data.push(OsString::from_vec(word.to_vec())),
                 }
@@ -121,9 +121,44 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(mount_points(&mount::table()?).filter(|point| point != dir && point.starts_with(dir)).collect())
 }
 
-/// The mount points of a mount table: the fifth field of each line, unescaped.
+/// Whether the topmost mount on the directory `path`, which is absolute and without symlinks, shows what lies under it: a bind
+/// mount of the directory on itself.
+///
+/// # Errors
+/// The mount table cannot be read.
+pub fn is_bound_on_itself(path: &Path) -> Result<bool> {
+    Ok(bound_on_itself(&mount::table()?, path))
+}
+
+fn bound_on_itself(table: &[u8], path: &Path) -> bool {
+    let Some(on) = mounted(table).filter(|m| m.point == path).last() else { return false };
+    let above = mounted(table).filter(|m| m.point != path && path.starts_with(&m.point));
+    // The deepest mount point above it; of several on one point, the last one.
+    let Some(above) = above.max_by_key(|m| m.point.as_os_str().len()) else { return false };
+    let below = path.strip_prefix(&above.point).unwrap_or(path);
+    on.device == above.device && on.root == above.root.join(below)
+}
+
+/// One mount of a mount table (`proc(5)`, `mountinfo`).
+struct Mounted {
+    /// Major and minor number of the filesystem.
+    device: PathBuf,
+    /// Which directory of the filesystem is mounted.
+    root: PathBuf,
+    /// Where.
+    point: PathBuf,
+}
+
+/// The mounts of a mount table: the third to fifth field of each line.
+fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
+    table.split(|&b| b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|&b| b == b' ').skip(2).map(unescape);
+        Some(Mounted { device: fields.next()?, root: fields.next()?, point: fields.next()? })
+    })
+}
+
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
-    table.split(|&b| b == b'\n').filter_map(|line| line.split(|&b| b == b' ').nth(4)).map(unescape)
+    mounted(table).map(|m| m.point)
 }
 
 /// `proc(5)`: blank, tab, newline and backslash are written as `\` and three octal digits.
@@ -156,6 +191,20 @@ mod tests {
         assert_eq!(words.propagation, Flags::MS_SLAVE | Flags::MS_REC);
         assert_eq!(words.data_string(), "rootcontext=\"a:b:c0,c1\",index=off");
         assert_eq!(Words::parse([""; 0]), Words::parse(["", ",,"]));
+    }
+
+    #[test]
+    fn a_bind_mount_of_a_directory_on_itself_is_told_from_others() {
+        let table = |root: &str| {
+            format!(
+                "1 0 8:1 / / rw - ext4 d rw\n2 1 8:2 /data /var/lib rw - ext4 d rw\n3 2 8:2 {root} /var/lib/s/o rw - ext4 d rw\n"
+            )
+        };
+        let home = Path::new("/var/lib/s/o");
+        assert!(bound_on_itself(table("/data/s/o").as_bytes(), home));
+        assert!(!bound_on_itself(table("/elsewhere/o").as_bytes(), home), "the administrator's own bind mount");
+        assert!(!bound_on_itself(table("/").as_bytes(), home), "a filesystem of its own");
+        assert!(!bound_on_itself(b"1 0 8:1 / / rw - ext4 d rw\n", home), "nothing is mounted");
     }
 
     #[test]

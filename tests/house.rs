@@ -15,12 +15,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The vocabulary of drivers names ids, and nothing below.
     ("driver", &["id"]),
     ("backing", &[]),
+    ("locks", &[]),
     ("tree", &["sys", "driver"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree"]),
-    ("overlay", &["archive", "backing", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("devmapper", &["archive", "backing", "tree", "mounts", "options", "id", "driver", "sys"]),
+    ("overlay", &["archive", "backing", "locks", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
+    ("devmapper", &["archive", "backing", "locks", "tree", "mounts", "options", "id", "driver", "sys"]),
     ("graph", &["overlay", "devmapper", "driver"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];

@@ -82,9 +82,9 @@ pub unsafe extern "C" fn graphdriver_get_layer_usage(id: *const c_char, bytes: *
         let id = unsafe { input::layer_id(id) }?;
         let usage = GRAPH.with(|driver| driver.layer_usage(&id))?;
         for (pointer, value) in [(bytes, usage.bytes), (inodes, usage.inodes)] {
-            // SAFETY: the caller's promise.
-            if let Some(place) = unsafe { pointer.as_mut() } {
-                *place = value;
+            if !pointer.is_null() {
+                // SAFETY: the caller's promise. What it points to may be uninitialised.
+                unsafe { pointer.write(value) };
             }
         }
         Ok(0)

@@ -190,11 +190,13 @@ pub unsafe extern "C" fn graphdriver_apply_diff(
 /// As for [`graphdriver_apply_diff`].
 pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size: *mut i64) -> Result<c_int> {
     // SAFETY: the caller's promise.
-    let (id, wanted) = unsafe { (input::layer_id(id)?, layer_size.as_mut()) };
+    let id = unsafe { input::layer_id(id) }?;
     GRAPH.with(|driver| {
         driver.apply_diff(&id, &mut content)?;
-        if let Some(wanted) = wanted {
-            *wanted = i64::try_from(driver.layer_size(&id)?).unwrap_or(i64::MAX);
+        if !layer_size.is_null() {
+            let size = i64::try_from(driver.layer_size(&id)?).unwrap_or(i64::MAX);
+            // SAFETY: the caller's promise. What it points to may be uninitialised.
+            unsafe { layer_size.write(size) };
         }
         Ok(0)
     })

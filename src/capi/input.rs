@@ -9,6 +9,9 @@ use std::ffi::{CStr, OsStr, OsString, c_char, c_void};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
+/// `EINTR` of `asm-generic/errno-base.h`.
+const EINTR: i32 = 4;
+
 fn null(what: &str) -> Error {
     Error::new(Kind::Invalid, format!("{what} is NULL"))
 }
@@ -151,6 +154,8 @@ impl Read for Content {
             Ok(got) => Err(io::Error::other(format!("the read function returned {got} for a buffer of {}", buffer.len()))),
             Err(_) => match cmem::errno() {
                 0 => Err(io::Error::other(format!("the read function returned {got}"))),
+                // To a Rust reader it would mean "try again"; a C callback that says so was told to stop.
+                EINTR => Err(io::Error::other("the read function was interrupted")),
                 errno => Err(io::Error::from_raw_os_error(errno)),
             },
         }

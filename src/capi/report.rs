@@ -40,12 +40,12 @@ fn c_text(text: &str) -> CString {
 /// Reports one failure of an export. errno comes last: the callbacks may change it.
 pub(super) fn failed(export: &str, error: &Error) {
     log::line(Level::Error, format_args!("{export}: {error}"));
+    // On a thread that is being torn down there is nobody left to ask for it.
+    let _ = LAST.try_with(|last| *last.borrow_mut() = c_text(&error.message()));
     let on_error = *ON_ERROR.read().unwrap_or_else(PoisonError::into_inner);
     if let (Some(sentence), Some((callback, user))) = (error.user_message(), on_error) {
         callback(c_text(sentence).as_ptr(), user.get());
     }
-    // On a thread that is being torn down there is nobody left to ask for it.
-    let _ = LAST.try_with(|last| *last.borrow_mut() = c_text(&error.message()));
     cmem::set_errno(error.errno());
 }
 

@@ -23,7 +23,7 @@ impl DeviceMapper {
         let shared = &self.shared;
         let wanted = requested_size(options)?;
         let origin_name = parent.map_or(BASE, LayerId::as_str);
-        let mut held = shared.locks.hold(&[id.as_str(), origin_name]);
+        let mut held = shared.locks.hold(&[id.as_str(), origin_name])?;
         let origin = shared.usable(origin_name).context(|| "its parent")?;
         let size = wanted.unwrap_or(origin.size);
         if size < origin.size {

@@ -2,12 +2,12 @@
 
 use super::ids::Ids;
 use super::kernel::Kernel;
-use super::locks::lock;
 use super::names::Names;
 use super::pool;
 use super::record::{Device, DeviceSet};
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::locks::lock;
 use crate::log;
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -61,7 +61,7 @@ fn grow_mounted(devices: &Devices, device: &Device, target: &Path) -> Result<()>
 
 impl Shared {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        let _held = self.locks.hold(&[id.as_str()]);
+        let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         let words = self.words(options);
         if !self.is_mounted(id)? || words.flags.contains(Flags::MS_REMOUNT) {
@@ -94,7 +94,7 @@ impl Shared {
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()]);
+        let _held = self.locks.hold(&[id.as_str()])?;
         mount::umount_detach(&self.mount_point(id.as_str()))?;
         match self.devices.find(id.as_str())? {
             Some(device) => self.devices.deactivate(&device),
@@ -144,7 +144,7 @@ impl Shared {
 
     /// Unpacks an archive. The layer is marked meanwhile, and stays so if that fails: a snapshot cannot be emptied again.
     pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()]);
+        let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
         let unpacked = self.with_root(&device, id, |root| unpack(content, &root));

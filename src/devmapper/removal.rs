@@ -9,7 +9,7 @@ use crate::sys::mount;
 
 impl DeviceMapper {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.shared.locks.hold(&[id.as_str()]);
+        let _held = self.shared.locks.hold(&[id.as_str()])?;
         self.delete_and_forget(id)
     }
 

@@ -29,7 +29,7 @@ impl Shared {
 
     /// What was unpacked into the layer; for one that nothing was unpacked into, all that it shows.
     pub(super) fn size(&self, id: &LayerId) -> Result<u64> {
-        let _held = self.locks.hold(&[id.as_str()]);
+        let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         match device.layer_size {
             Some(size) => Ok(size),
@@ -41,7 +41,7 @@ impl Shared {
     pub(super) fn usage(&self, id: &LayerId) -> Result<Usage> {
         let device = self.there(id.as_str())?;
         let parent = if device.parent.is_empty() { BASE } else { &device.parent };
-        let _held = self.locks.hold(&[id.as_str(), parent]);
+        let _held = self.locks.hold(&[id.as_str(), parent])?;
         let own = self.occupied(&device)?;
         // The parent may have been deleted: a snapshot does not need it. Then nobody shares with this layer.
         let Some(parent) = self.devices.find(parent)?.filter(|parent| !parent.deleted) else { return Ok(own) };

@@ -6,9 +6,9 @@
 
 use super::devices::{Devices, Ledger};
 use super::ids::DeviceId;
-use super::locks::lock;
 use super::record::{Device, Transaction};
 use crate::error::{Error, Result};
+use crate::locks::lock;
 use crate::log;
 use crate::sys::dm::{Settle, is_busy, is_gone, is_taken_id, is_unknown_id};
 

@@ -3,8 +3,8 @@
 //! The thread runs only while there is something to do, and ends with its driver.
 
 use super::Shared;
-use super::locks::lock;
 use super::transaction::Deleted;
+use crate::locks::lock;
 use crate::log;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -14,6 +14,7 @@ impl Overlay {
     /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
     /// is refused until it is made anew. A failure in an empty layer leaves it empty.
     pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
+        let _held = self.locks.hold(&[id.as_str()])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
         layer.check_finished()?;
@@ -26,14 +27,15 @@ impl Overlay {
             limits: Limits::default(),
             sync: self.options.durable,
         };
-        match archive::unpack(content, diff.as_fd(), &options) {
-            Ok(outcome) => {
-                if outcome.root_opaque {
-                    layer.set_root_opaque()?;
-                    self.make_base(&layer)?;
-                }
-                self.finish(&layer)
+        let unpacked = archive::unpack(content, diff.as_fd(), &options).and_then(|outcome| {
+            if outcome.root_opaque {
+                layer.set_root_opaque()?;
+                self.make_base(&layer)?;
             }
+            self.finish(&layer)
+        });
+        match unpacked {
+            Ok(()) => Ok(()),
             Err(e) if was_empty => Err(match tree::empty(diff.as_fd()).and_then(|()| self.finish(&layer)) {
                 Ok(()) => e,
                 Err(other) => e.and_also(other),

@@ -1,18 +1,19 @@
 //! Making a layer: everything under a temporary name, then one rename.
 
 use super::Overlay;
-use super::layout::{ACCESS, DIFF, EMPTY, LINK, LOWER, MERGED, STAGE, WORK};
+use super::layout::{ACCESS, DIFF, EMPTY, ENOTDIR, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
 use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
 use super::remove::delete;
 use crate::driver::{Access, CreateOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Held;
 use crate::log;
-use crate::mounts;
 use crate::quota::{self, Limits};
 use crate::sys::{fs, xattr};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// What a new layer is to be.
 struct Plan {
@@ -30,6 +31,8 @@ impl Overlay {
         options: &mut CreateOptions,
     ) -> Result<()> {
         let limits = self.limits_for(access, options)?;
+        // The parent as well: it must not be made anew while it gets a child.
+        let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let lowers = match parent {
             Some(parent) => lowers_upon(&home, parent)?,
@@ -44,6 +47,13 @@ impl Overlay {
             Err(other) if !fs::is_absent(&other) => e.and_also(other),
             _ => e,
         })
+    }
+
+    /// Takes the turn of a layer and of its parent.
+    pub(super) fn hold_with_parent(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Held<'_>> {
+        let mut names = vec![id.as_str()];
+        names.extend(parent.map(LayerId::as_str).filter(|parent| *parent != id.as_str()));
+        self.locks.hold(&names)
     }
 
     /// Builds the layer in the directory `stage` and gives it its name.
@@ -112,16 +122,20 @@ impl Overlay {
             found => found?,
         };
         let taken = |why: &str| Err(Error::new(Kind::Exists, format!("the id is taken by a layer that {why}")));
-        let layer = Layer::open(home, id)?;
-        if layer.has_dir(MERGED)? && mounts::is_mount_point(&layer, MERGED, &self.home.path(id, MERGED))? {
-            return taken("is mounted");
-        }
-        if may_be_written(&layer)? && has_content(&layer)? {
-            return taken("is read-write and has content");
-        }
-        if let Ok(link) = layer.link() {
-            if is_parent(home, &link)? {
-                return taken("has layers on top of it");
+        match Layer::find(home, id) {
+            Ok(None) => {} // a symlink into a remote store that has it no more
+            Err(e) if e.errno() == ENOTDIR => {}
+            Err(e) => return Err(e),
+            Ok(Some(layer)) => {
+                if layer.has_dir(MERGED)? && layer.is_mounted(&self.home)? {
+                    return taken("is mounted");
+                }
+                if may_be_written(&layer)? && has_content(&layer)? {
+                    return taken("is read-write and has content");
+                }
+                if is_parent(home, &layer)? {
+                    return taken("has layers on top of it");
+                }
             }
         }
         log::warn!("layer '{id}' is there already, but nobody uses it; it is made anew");
@@ -130,7 +144,7 @@ impl Overlay {
 }
 
 /// The lowers of a new child: its parent, then those of its parent.
-fn lowers_upon(home: &OwnedFd, parent: &LayerId) -> Result<Lowers> {
+pub(super) fn lowers_upon(home: &OwnedFd, parent: &LayerId) -> Result<Lowers> {
     let layer = Layer::open(home, parent).context(|| "its parent")?;
     layer.check_finished().context(|| "its parent")?;
     let mut links = vec![layer.link().context(|| "its parent")?];
@@ -175,14 +189,37 @@ fn has_content(layer: &Layer) -> Result<bool> {
     Ok(found)
 }
 
-/// Whether any layer is stacked upon the one with this link.
-fn is_parent(home: &OwnedFd, link: &LinkId) -> Result<bool> {
+/// Whether any layer is stacked upon this one, by whichever of its names: a `link` file that was lost in a power cut does not
+/// mean that nobody refers to the layer.
+fn is_parent(home: &OwnedFd, layer: &Layer) -> Result<bool> {
+    let names = names_of(home, layer)?;
     let mut found = false;
-    each_layer(home, |layer| {
-        // A damaged list is nobody's parent for certain, but might have been ours: repair may bring it back. Its own error is
-        // shown when that layer is used.
-        found = found || layer.lowers().is_ok_and(|lowers| lowers.0.contains(link));
+    each_layer(home, |other| {
+        found = found
+            || match other.lowers() {
+                Ok(lowers) => lowers.0.iter().any(|link| names.contains(link)),
+                // A damaged list names nobody; its own error is shown when that layer is used.
+                Err(e) if e.kind() == Kind::Corrupt => false,
+                Err(e) => return Err(e),
+            };
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Every name in `l/` that leads to a layer, and the one in its `link` file.
+fn names_of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
+    let mut names = match layer.link() {
+        Ok(link) => vec![link],
+        Err(e) if e.kind() == Kind::Corrupt => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    let (links, text) = (fs::open_dir_at(home, LINKS)?, link_text(&layer.id));
+    fs::each_entry(&links, |entry| {
+        if fs::read_link_at(&links, &entry.name).is_ok_and(|found| found == text) {
+            names.extend(LinkId::parse(entry.name.as_bytes()));
+        }
+        Ok(())
+    })?;
+    Ok(names)
 }

@@ -1,7 +1,7 @@
 //! The home directory: making it ready at start, and letting go of it at the end.
 
 use super::Overlay;
-use super::layout::{Home, LINKS, STAGE, TRASH};
+use super::layout::{Home, LINKS, MERGED, STAGE, TRASH};
 use super::options::Options;
 use super::probe::{self, Stacking};
 use super::remove;
@@ -29,19 +29,22 @@ pub(super) struct Prepared {
 pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     check_path(path)?;
     make_home(path, options)?;
-    let parent = fs::open_dir(path.parent().unwrap_or(path))?;
+    let real = real_path(path)?;
+    check_path(&real)?;
+    let parent = fs::open_dir(real.parent().unwrap_or(&real))?;
     let backing_fs = backing::filesystem_name(fs::filesystem_magic(parent)?);
-    if !options.skip_mount_home {
-        make_private(path)?;
-    }
-    let home = Home(path.to_owned());
+    let home = Home { path: path.to_owned(), real };
     let dir = home.open()?;
-    let quota = find_quota(&dir, path, options, &backing_fs)?;
-    sweep_leftovers(&dir, quota.as_ref().ok())?;
+    let quota = find_quota(&dir, &home.real, options, &backing_fs)?;
+    sweep_leftovers(&home, &dir, quota.as_ref().ok())?;
     probe::check_d_type(&dir)?;
     let stacking = probe::probe_overlay(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
     sweep_links(&dir)?;
-    let is_bound = is_bound(path)?;
+    // Last, so that a start that fails leaves no mount behind.
+    if !options.skip_mount_home {
+        make_private(&home.real)?;
+    }
+    let is_bound = mounts::is_bound_on_itself(&home.real)?;
     Ok(Prepared { home, stacking, backing_fs, quota, is_bound })
 }
 
@@ -60,11 +63,19 @@ fn check_path(path: &Path) -> Result<()> {
     }
 }
 
+fn failed(call: &str, error: &std::io::Error) -> Error {
+    Error::sys(call, error.raw_os_error().unwrap_or_default())
+}
+
+/// The path without symlinks, which is what the kernel's mount table shows.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(path).map_err(|e| failed("resolve the path", &e))
+}
+
 /// Makes home and `l/`. Nobody but root has business in there: set-user-id programs of images lie around in it.
 fn make_home(path: &Path, options: &Options) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| Error::sys("make the directory", e.raw_os_error().unwrap_or_default()))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("make the directory", &e))?;
     let home = fs::open_dir(path)?;
     match fs::make_dir_at(&home, LINKS, 0o700) {
         Err(e) if e.kind() == Kind::Exists => fs::chmod_at(&home, LINKS, 0o700)?,
@@ -86,14 +97,6 @@ fn make_private(path: &Path) -> Result<()> {
     mount::mount(nothing, path, "", Flags::MS_PRIVATE, nothing)
 }
 
-/// Whether home is a bind mount of itself: a mount point, yet on the device of its parent directory.
-fn is_bound(path: &Path) -> Result<bool> {
-    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
-    let parent = fs::open_dir(above)?;
-    let same_device = fs::stat_fd(&parent)?.device == fs::stat_at_follow(&parent, name)?.device;
-    Ok(same_device && mounts::is_mount_point(parent, name, path)?)
-}
-
 /// Project quota, or why there is none; that is an error only if the configuration has limits.
 fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
     match Control::probe(home.as_fd(), path) {
@@ -110,9 +113,9 @@ fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) 
 }
 
 /// Deletes what a crash left half made or half deleted.
-fn sweep_leftovers(home: &OwnedFd, quota: Option<&Control>) -> Result<()> {
+fn sweep_leftovers(home: &Home, dir: &OwnedFd, quota: Option<&Control>) -> Result<()> {
     let mut leftovers = Vec::new();
-    fs::each_entry(home, |entry| {
+    fs::each_entry(dir, |entry| {
         let name = entry.name.as_bytes();
         if name.starts_with(STAGE.as_bytes()) || name.starts_with(TRASH.as_bytes()) {
             leftovers.push(entry.name);
@@ -120,7 +123,9 @@ fn sweep_leftovers(home: &OwnedFd, quota: Option<&Control>) -> Result<()> {
         Ok(())
     })?;
     for name in leftovers {
-        match remove::delete(home, &name, quota) {
+        // The probe of older kernels mounts there for a moment.
+        let detached = mount::umount_detach(&home.real.join(&name).join(MERGED));
+        match detached.and_then(|_| remove::delete(dir, &name, quota)) {
             Ok(()) => log::info!("deleted '{}', left half done by a crash", fs::shown(&name)),
             Err(e) => log::warn!("'{}', left half done by a crash, cannot be deleted: {e}", fs::shown(&name)),
         }
@@ -148,7 +153,7 @@ fn sweep_links(home: &OwnedFd) -> Result<()> {
 impl Overlay {
     /// Unmounts home if it is bound on itself. With layers still mounted below, that would hide them from their users.
     pub(super) fn release_home(&self) -> Result<()> {
-        let path = &self.home.0;
+        let path = &self.home.real;
         if self.options.skip_mount_home || !self.home_is_bound {
             return Ok(());
         }

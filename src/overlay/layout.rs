@@ -14,6 +14,7 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::mounts;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::xattr;
 use std::ffi::OsString;
@@ -149,9 +150,20 @@ impl Layer {
     }
 
     pub(super) fn link(&self) -> Result<LinkId> {
-        fs::read_at(&self.dir, LINK, MAX_LINK + 1)
-            .and_then(|content| LinkId::parse(&content))
+        let read = fs::read_at(&self.dir, LINK, MAX_LINK + 1);
+        self.part(read.and_then(|content| LinkId::parse(&content)))
+    }
+
+    /// A part of a layer that is missing is damage, and must not be told as "no such layer".
+    fn part<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome
+            .map_err(|e| if fs::is_absent(&e) { e.with_kind(Kind::Corrupt) } else { e })
             .context(|| format!("layer '{}'", self.id))
+    }
+
+    /// Whether something is mounted on the layer.
+    pub(super) fn is_mounted(&self, home: &Home) -> Result<bool> {
+        self.part(mounts::is_mount_point(&self.dir, MERGED, &home.mount_point(&self.id)))
     }
 
     /// The ancestors; none for a base layer. A layer that has neither a `lower` file nor the `empty` directory was never
@@ -170,7 +182,7 @@ impl Layer {
     }
 
     pub(super) fn diff(&self) -> Result<OwnedFd> {
-        fs::open_dir_at(&self.dir, DIFF).context(|| format!("layer '{}'", self.id))
+        self.part(fs::open_dir_at(&self.dir, DIFF))
     }
 
     pub(super) fn has_dir(&self, name: &str) -> Result<bool> {
@@ -217,16 +229,26 @@ impl Layer {
 /// The driver's home directory. It is opened anew by each operation: a descriptor that is kept would keep the mount of home
 /// busy when the driver is cleaned up.
 #[derive(Clone, Debug)]
-pub(super) struct Home(pub(super) PathBuf);
+pub(super) struct Home {
+    /// As the caller gave it, and gets it back.
+    pub(super) path: PathBuf,
+    /// Without symlinks, as the kernel's mount table shows it.
+    pub(super) real: PathBuf,
+}
 
 impl Home {
     pub(super) fn open(&self) -> Result<OwnedFd> {
-        fs::open_dir(&self.0)
+        fs::open_dir(&self.real)
+    }
+
+    /// Where a layer is mounted, as the kernel sees it.
+    pub(super) fn mount_point(&self, id: &LayerId) -> PathBuf {
+        self.real.join(id.as_str()).join(MERGED)
     }
 
     /// The path of a layer's part, as callers see it.
     pub(super) fn path(&self, id: &LayerId, part: &str) -> PathBuf {
-        self.0.join(id.as_str()).join(part)
+        self.path.join(id.as_str()).join(part)
     }
 }
 
@@ -235,14 +257,19 @@ pub(super) fn link_text(id: &LayerId) -> OsString {
     format!("../{id}/{DIFF}").into()
 }
 
+/// `ENOTDIR` of `asm-generic/errno-base.h`.
+pub(super) const ENOTDIR: i32 = 20;
+
 /// Calls `each` for every directory in home that can be a layer.
 pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {
     fs::each_entry(home, |entry| {
         use std::os::unix::ffi::OsStrExt;
         let Ok(id) = LayerId::parse(entry.name.as_bytes()) else { return Ok(()) };
-        match Layer::open(home, &id) {
-            Ok(layer) => each(layer),
-            Err(_) => Ok(()), // a file, or deleted meanwhile: not a layer
+        match Layer::find(home, &id) {
+            Ok(Some(layer)) => each(layer),
+            Ok(None) => Ok(()),
+            Err(e) if e.errno() == ENOTDIR => Ok(()), // a file
+            Err(e) => Err(e),
         }
     })
 }

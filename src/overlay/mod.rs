@@ -18,6 +18,7 @@ mod report;
 use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
+use crate::locks::Locks;
 use crate::quota::Control;
 use layout::Home;
 use options::Options;
@@ -25,8 +26,7 @@ use probe::Stacking;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// An initialised overlay driver. Nothing is kept in memory that is not also on disk, so operations need no lock: the kernel's
-/// renames decide races.
+/// An initialised overlay driver. Nothing is kept in memory that is not also on disk.
 struct Overlay {
     name: String,
     home: Home,
@@ -35,6 +35,8 @@ struct Overlay {
     backing_fs: String,
     /// Project quota on the filesystem of home, or why there is none.
     quota: Result<Control>,
+    /// Operations on one layer take turns.
+    locks: Locks,
     /// Home is bind-mounted on itself, by us or by an earlier life of the daemon.
     home_is_bound: bool,
 }
@@ -53,6 +55,7 @@ pub fn open(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>
         stacking: home.stacking,
         backing_fs: home.backing_fs,
         quota: home.quota,
+        locks: Locks::default(),
         home_is_bound: home.is_bound,
     }))
 }
@@ -103,6 +106,6 @@ impl Driver for Overlay {
     }
 
     fn cleanup(&self) -> Result<()> {
-        self.release_home().context(|| format!("clean up overlay home '{}'", self.home.0.display()))
+        self.release_home().context(|| format!("clean up overlay home '{}'", self.home.path.display()))
     }
 }

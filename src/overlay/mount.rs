@@ -4,10 +4,10 @@ use super::Overlay;
 use super::layout::{DIFF, EMPTY, Home, Layer, Lowers, MERGED, WORK};
 use super::probe::{MAX_LOWERS, Stacking};
 use crate::driver::MountOptions;
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
-use crate::mounts::{self, Words};
+use crate::mounts::Words;
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::sys::newmount::{Context, MAX_STRING, attach, attr};
@@ -20,20 +20,18 @@ use std::path::{Path, PathBuf};
 /// `mount(2)` copies one page of options, which must end in a NUL byte; 4096 is the smallest page of any architecture.
 pub(super) const PAGE: usize = 4096;
 
-/// Flags that only `mount(2)` knows what to do with.
-const CLASSIC: Flags = Flags::MS_REMOUNT.union(Flags::MS_BIND);
-
 impl Overlay {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
+        let _held = self.locks.hold(&[id.as_str()])?;
         let dir = self.home.open()?;
         let layer = Layer::open(&dir, id)?;
         layer.check_finished()?;
         let words = self.words(options);
-        let target = self.home.path(id, MERGED);
-        let mounted = mounts::is_mount_point(&layer, MERGED, &target).context(|| "look at its mount point")?;
-        if mounted && !words.flags.contains(Flags::MS_REMOUNT) {
-            return Ok(target);
+        let merged = self.home.path(id, MERGED);
+        if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
+            return Ok(merged);
         }
+        let target = self.home.mount_point(id);
         let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers: layer.lowers()?, words, target: &target };
         match stack.mount(self.stacking) {
             Err(e) if e.kind() == Kind::NotFound && self.restore_links(&dir)? > 0 => {
@@ -43,11 +41,12 @@ impl Overlay {
             outcome => outcome,
         }
         .map_err(|e| stack.explained(e))?;
-        Ok(target)
+        Ok(merged)
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        mount::umount_detach(&self.home.path(id, MERGED)).map(drop)
+        let _held = self.locks.hold(&[id.as_str()])?;
+        mount::umount_detach(&self.home.mount_point(id)).map(drop)
     }
 
     /// The layer's own options replace the configured ones; the label goes with either.
@@ -95,8 +94,8 @@ impl ConcatOs for [&OsStr; 3] {
 /// A path of home under which names of `longest` bytes still fit into one `fsconfig` string: home itself, or where that is too
 /// long, its open descriptor.
 pub(super) fn base_for(home: &Home, dir: &OwnedFd, longest: usize) -> PathBuf {
-    if home.0.as_os_str().as_bytes().len() + 1 + longest <= MAX_STRING {
-        home.0.clone()
+    if home.real.as_os_str().as_bytes().len() + 1 + longest <= MAX_STRING {
+        home.real.clone()
     } else {
         PathBuf::from(format!("/proc/thread-self/fd/{}", dir.as_raw_fd()))
     }
@@ -114,17 +113,25 @@ struct Stack<'a> {
 
 impl Stack<'_> {
     fn mount(&self, stacking: Stacking) -> Result<()> {
-        let classic = stacking == Stacking::OptionString || self.words.flags.intersects(CLASSIC);
-        if classic {
-            self.mount_classic()?
+        if self.words.flags.contains(Flags::MS_REMOUNT) {
+            // The layers of a mount cannot be changed.
+            mount::mount(OsStr::new("overlay"), self.target, "overlay", self.words.flags, &self.words.data_string())?;
+        } else if stacking == Stacking::OptionString || self.words.flags.contains(Flags::MS_BIND) || !self.fits_one_by_one()
+        {
+            self.mount_classic()?;
         } else {
-            self.mount_one_by_one()?
+            self.mount_one_by_one()?;
         }
         if self.words.propagation.is_empty() {
             return Ok(());
         }
         let nothing = OsStr::new("");
-        mount::mount(nothing, self.target, "", self.words.propagation, nothing)
+        mount::mount(nothing, self.target, "", self.words.propagation, nothing).map_err(|e| {
+            match mount::umount_detach(self.target) {
+                Ok(_) => e,
+                Err(other) => e.and_also(other),
+            }
+        })
     }
 
     /// The paths of the lowers below home, the topmost first.
@@ -135,12 +142,35 @@ impl Stack<'_> {
         }
     }
 
+    /// The layer's own directory, by a path under which the names of its parts fit into one `fsconfig` string.
+    fn own_base(&self) -> PathBuf {
+        let path = self.home.real.join(self.layer.id.as_str());
+        if path.as_os_str().as_bytes().len() + "/empty".len() <= MAX_STRING {
+            path
+        } else {
+            PathBuf::from(format!("/proc/thread-self/fd/{}", self.layer.as_fd().as_raw_fd()))
+        }
+    }
+
+    /// The lowers by paths that the kernel can be given one by one.
+    fn lowers_one_by_one(&self) -> Vec<PathBuf> {
+        if self.lowers.0.is_empty() {
+            return vec![self.own_base().join(EMPTY)];
+        }
+        let links = self.lower_paths();
+        let base = base_for(self.home, self.dir, links.iter().map(String::len).max().unwrap_or(0));
+        links.iter().map(|link| base.join(link)).collect()
+    }
+
+    /// Whether every value is short enough: SELinux labels with many categories and link names of other tools may not be.
+    fn fits_one_by_one(&self) -> bool {
+        let short = |text: &OsStr| text.as_bytes().len() <= MAX_STRING;
+        self.lowers_one_by_one().iter().all(|path| short(path.as_os_str())) && self.words.data.iter().all(|word| short(word))
+    }
+
     /// Linux 6.8: each lower is an option of its own, and no page limits their number.
     fn mount_one_by_one(&self) -> Result<()> {
-        let lowers = self.lower_paths();
-        let part = |name: &str| format!("{}/{name}", self.layer.id);
-        let longest = lowers.iter().map(String::len).max().unwrap_or(0).max(part(WORK).len());
-        let base = base_for(self.home, self.dir, longest);
+        let base = self.own_base();
         let context = Context::open("overlay")?;
         context.string("source", "overlay")?;
         for option in &self.words.data {
@@ -156,11 +186,11 @@ impl Stack<'_> {
                 context.flag(name)?;
             }
         }
-        for lower in &lowers {
-            context.string("lowerdir+", base.join(lower))?;
+        for lower in self.lowers_one_by_one() {
+            context.string("lowerdir+", lower)?;
         }
-        context.string("upperdir", base.join(part(DIFF)))?;
-        context.string("workdir", base.join(part(WORK)))?;
+        context.string("upperdir", base.join(DIFF))?;
+        context.string("workdir", base.join(WORK))?;
         context.create()?;
         let mounted = context.mount(attributes(self.words.flags))?;
         attach(mounted.as_fd(), self.layer, MERGED)
@@ -169,7 +199,7 @@ impl Stack<'_> {
     /// `mount(2)` with all lowers in one string; with names relative to home where absolute ones do not fit.
     fn mount_classic(&self) -> Result<()> {
         let id = &self.layer.id;
-        let data = option_string(&self.home.0, id, &self.lowers, &self.words.data);
+        let data = option_string(&self.home.real, id, &self.lowers, &self.words.data);
         let (source, flags) = (OsStr::new("overlay"), self.words.flags);
         if data.as_bytes().len() < PAGE {
             return mount::mount(source, self.target, "overlay", flags, &data);
@@ -190,9 +220,10 @@ impl Stack<'_> {
         for path in lowers.iter().chain(&parts) {
             let found = fs::stat_at_follow(self.dir, path);
             if !found.is_ok_and(|stat| stat.kind == fs::FileKind::Dir) {
-                return error
-                    .with_kind(Kind::Corrupt)
-                    .hint(format!("'{path}' is missing in {}; repair the layer or make it anew", fs::shown(&self.home.0)));
+                return error.with_kind(Kind::Corrupt).hint(format!(
+                    "'{path}' is missing in {}; repair the layer or make it anew",
+                    fs::shown(&self.home.path)
+                ));
             }
         }
         error

@@ -83,7 +83,7 @@ fn try_overlay(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.
 fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
-    let base = home.0.join(stage);
+    let base = home.real.join(stage);
     let mut data = std::ffi::OsString::new();
     for (key, name) in [("lowerdir=", "lower"), (",upperdir=", "upper"), (",workdir=", "work")] {
         data.push(key);

@@ -1,7 +1,7 @@
 //! Deleting a layer: one rename takes it away, then its content is deleted.
 
 use super::Overlay;
-use super::layout::{Layer, LinkId, MERGED, TRASH, link_text, random_name};
+use super::layout::{Layer, LinkId, TRASH, link_text, random_name};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -14,12 +14,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 impl Overlay {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
+        let _held = self.locks.hold(&[id.as_str()])?;
         let home = self.home.open()?;
         match fs::stat_at(&home, id) {
             Err(e) if fs::is_absent(&e) => return Ok(()),
             found => found?,
         };
-        let target = self.home.path(id, MERGED);
+        let target = self.home.mount_point(id);
         while mount::umount_detach(&target)? {}
         self.discard(&home, id)
     }

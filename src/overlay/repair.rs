@@ -1,8 +1,9 @@
 //! Looking whether a layer is whole, and mending its links.
 
 use super::Overlay;
+use super::create::lowers_upon;
 use super::layout::{DIFF, EMPTY, LINKS, LOWER, Layer, LinkId, each_layer, link_text, random_name};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
@@ -38,8 +39,10 @@ impl Overlay {
     pub(super) fn restore_links(&self, home: &OwnedFd) -> Result<usize> {
         let mut restored = 0;
         each_layer(home, |layer| {
-            if let Ok(link) = layer.link() {
-                restored += usize::from(restore_link(home, &link, &layer.id)?);
+            // One damaged layer must not keep the others from being mended.
+            match layer.link().and_then(|link| restore_link(home, &link, &layer.id)) {
+                Ok(done) => restored += usize::from(done),
+                Err(e) => log::warn!("the link of layer '{}' cannot be restored: {e}", layer.id),
             }
             Ok(())
         })?;
@@ -48,6 +51,7 @@ impl Overlay {
 
     /// See [`crate::driver::Driver::repair_lowers`]. A layer that does not exist needs no repair.
     pub(super) fn repair(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {
+        let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let Some(layer) = Layer::find(&home, id)? else { return Ok(()) };
         if layer.is_root_opaque()? || self.lowers_are_good(&home, &layer)? {
@@ -56,11 +60,10 @@ impl Overlay {
         match parent {
             None => self.make_base(&layer),
             Some(parent) => {
-                let above = Layer::open(&home, parent).context(|| "its parent")?;
-                let mut links = vec![above.link().context(|| "its parent")?];
-                restore_link(&home, &links[0], parent)?;
-                links.extend(above.lowers().context(|| "its parent")?.0);
-                self.write_lowers(&layer, &super::layout::Lowers(links))
+                let lowers = lowers_upon(&home, parent)?;
+                self.check_depth(id, &lowers)?;
+                restore_link(&home, &lowers.0[0], parent)?;
+                self.write_lowers(&layer, &lowers)
             }
         }
     }

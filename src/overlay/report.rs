@@ -17,7 +17,8 @@ impl Overlay {
         let part = |name| self.home.path(id, name).into_os_string();
         let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
         if !lowers.0.is_empty() {
-            let paths: Vec<OsString> = lowers.0.iter().map(|link| self.home.0.join(link.path()).into_os_string()).collect();
+            let paths: Vec<OsString> =
+                lowers.0.iter().map(|link| self.home.path.join(link.path()).into_os_string()).collect();
             items.push(("LowerDir", paths.join(OsStr::new(":"))));
         }
         Ok(items)

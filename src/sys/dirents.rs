@@ -18,7 +18,10 @@ pub fn each_from_here(dir: impl AsFd, mut each: impl FnMut(Entry) -> Result<()>)
         let fd = dir.as_fd().as_raw_fd();
         // SAFETY: pointer and length describe `buffer`; the borrow keeps the descriptor open.
         let got = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) };
-        let got = Errno::result(got).map_err(|e| Error::sys("list directory", e as i32))?;
+        let got = match Errno::result(got) {
+            Err(Errno::ENOENT) => 0, // the directory was removed meanwhile, and is empty
+            got => got.map_err(|e| Error::sys("list directory", e as i32))?,
+        };
         let mut rest = &buffer[..usize::try_from(got).unwrap_or(0)];
         if rest.is_empty() {
             return Ok(());
