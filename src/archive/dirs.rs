@@ -41,11 +41,9 @@ impl Dir {
         Ok(dir)
     }
 
-    /// Finds out whether new files inherit something.
+    /// Finds out anew whether new files inherit something.
     pub(super) fn look(&self) -> Result<()> {
-        let setgid = fs::stat_fd(&self.fd)?.mode & SETGID != 0;
-        let acl = xattr::is_set(&self.fd, "system.posix_acl_default")?;
-        self.plain.set(!setgid && !acl);
+        self.plain.set(!hands_down(&self.fd)?);
         Ok(())
     }
 
@@ -57,6 +55,21 @@ impl Dir {
         Ok(())
     }
 }
+
+/// Whether what is made in a directory gets its group or an ACL from it.
+pub(super) fn hands_down(dir: impl AsFd) -> Result<bool> {
+    let setgid = fs::stat_fd(&dir)?.mode & SETGID != 0;
+    match xattr::get::<0>(&dir, "system.posix_acl_default") {
+        Ok(value) => Ok(setgid || !value.is_empty()),
+        Err(e) if xattr::is_absent(&e) => Ok(setgid),
+        // The attribute is there: it does not fit the empty buffer.
+        Err(e) if e.errno() == ERANGE => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// `ERANGE` of `asm-generic/errno-base.h`.
+const ERANGE: i32 = 34;
 
 /// The open directories, by inode and by the paths that led to them.
 pub(super) struct Dirs {

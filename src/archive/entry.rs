@@ -195,7 +195,11 @@ impl<'l, S: BufRead> Reader<'l, S> {
             };
             match header.kind() {
                 b'x' | b'X' => own.pax(&self.extension(&header, &mut budget)?, false)?,
-                b'g' => self.global_record(&header)?,
+                b'g' => {
+                    let content = self.global_record(&header)?;
+                    self.global.pax(&content, true)?;
+                    own.pax(&content, true)?;
+                }
                 b'L' => own.long_name(self.extension(&header, &mut budget)?),
                 b'K' => own.long_link(self.extension(&header, &mut budget)?),
                 // A volume label, and Solaris ACLs: nothing to make of them.
@@ -214,7 +218,7 @@ impl<'l, S: BufRead> Reader<'l, S> {
                     return Ok(true);
                 }
             }
-            pending = header.kind() != b'g';
+            pending |= header.kind() != b'g';
         }
     }
 
@@ -269,11 +273,11 @@ impl<'l, S: BufRead> Reader<'l, S> {
         Error::new(Kind::Limit, text)
     }
 
-    fn global_record(&mut self, header: &Header<'_>) -> Result<()> {
+    fn global_record(&mut self, header: &Header<'_>) -> Result<Vec<u8>> {
         let mut budget = self.limits.extensions - self.global_bytes;
         let content = self.extension(header, &mut budget)?;
         self.global_bytes = self.limits.extensions - budget;
-        self.global.pax(&content, true)
+        Ok(content)
     }
 
     /// Puts header and extensions together.

@@ -1,6 +1,6 @@
 //! Puts entries into the layer: descriptors and single names only, on the confined thread.
 
-use super::dirs::{Dir, Dirs};
+use super::dirs::{Dir, Dirs, hands_down};
 use super::entry::{Reader, Type};
 use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
@@ -137,8 +137,10 @@ impl<'o> Placer<'o> {
             }
             place::make_dir(dir, name, 0o755)?;
             let new = fs::open_dir_at(dir, bytes(name))?;
-            if implied != own || fs::stat_fd(dir)?.mode & 0o2000 != 0 {
+            if implied != own || hands_down(dir)? {
                 place::set_owner(&new, implied.uid, implied.gid)?;
+                place::remove_xattr(&new, super::acl::ACCESS)?;
+                place::remove_xattr(&new, super::acl::DEFAULT)?;
                 place::set_mode(&new, 0o755)?;
             }
             if hidden {
@@ -280,6 +282,9 @@ impl<'o> Placer<'o> {
         let chown = metadata.owner != self.own || !parent.plain.get();
         if chown {
             fs::chown_at(&parent, name, metadata.owner.uid, metadata.owner.gid)?;
+        }
+        if !parent.plain.get() {
+            place::remove_xattr_at(&parent, at.name, super::acl::ACCESS)?;
         }
         if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
             // Follows a symlink, which could only be one that another process of this host put here this instant, and would

@@ -143,6 +143,22 @@ pub fn set_xattr_at(dir: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> Re
     outcome(rc, || format!("set xattr '{}'", shown(OsStr::from_bytes(key))))
 }
 
+/// Removes an attribute as [`set_xattr_at`] sets it; one that is not there is fine.
+pub fn remove_xattr_at(dir: impl AsFd, name: &[u8], key: &[u8]) -> Result<()> {
+    check(nix::unistd::fchdir(dir), || "fchdir")?;
+    let (path, attribute) = (c_string(OsStr::from_bytes(name))?, c_string(OsStr::from_bytes(key))?);
+    // SAFETY: both strings are NUL-terminated and live through the call.
+    let rc = unsafe { libc::lremovexattr(path.as_ptr(), attribute.as_ptr()) };
+    removed(rc, key)
+}
+
+fn removed(rc: libc::c_int, key: &[u8]) -> Result<()> {
+    match Errno::result(rc) {
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        other => check(other.map(drop), || format!("remove xattr '{}'", shown(OsStr::from_bytes(key)))),
+    }
+}
+
 /// Sets an attribute, whose name is bytes, of an open file or directory.
 pub fn set_xattr(fd: impl AsFd, key: &[u8], value: &[u8]) -> Result<()> {
     let attribute = c_string(OsStr::from_bytes(key))?;
@@ -157,10 +173,7 @@ pub fn remove_xattr(fd: impl AsFd, key: &[u8]) -> Result<()> {
     let attribute = c_string(OsStr::from_bytes(key))?;
     // SAFETY: the name is NUL-terminated and lives through the call; the borrow keeps the descriptor open.
     let rc = unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), attribute.as_ptr()) };
-    match Errno::result(rc) {
-        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
-        other => check(other.map(drop), || format!("remove xattr '{}'", shown(OsStr::from_bytes(key)))),
-    }
+    removed(rc, key)
 }
 
 /// The device number of `major`:`minor`, if both fit the kernel's 12 and 20 bits.
