@@ -59,10 +59,10 @@ impl Dir {
 /// Whether what is made in a directory gets its group or an ACL from it.
 pub(super) fn hands_down(dir: impl AsFd) -> Result<bool> {
     let setgid = fs::stat_fd(&dir)?.mode & SETGID != 0;
-    match xattr::get::<0>(&dir, "system.posix_acl_default") {
-        Ok(value) => Ok(setgid || !value.is_empty()),
+    match xattr::get::<4>(&dir, "system.posix_acl_default") {
+        Ok(_) => Ok(true),
         Err(e) if xattr::is_absent(&e) => Ok(setgid),
-        // The attribute is there: it does not fit the empty buffer.
+        // It is there, and longer than asked for.
         Err(e) if e.errno() == ERANGE => Ok(true),
         Err(e) => Err(e),
     }
