@@ -1,0 +1,304 @@
+//! Every system call of the placing thread fails in turn, and how many there are. Needs root, strace, and seccomp.
+#![allow(unsafe_code)] // installs seccomp filters
+
+mod archive_support;
+
+use archive_support::*;
+use graphdriver::archive::Whiteouts;
+use graphdriver::error::Kind;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// A call, and what its arguments must be for it to fail: argument number, mask, wanted bits.
+struct Fault {
+    name: &'static str,
+    number: libc::c_long,
+    only: Option<(u32, u32, u32)>,
+    errno: u16,
+}
+
+const fn fault(name: &'static str, number: libc::c_long, errno: i32) -> Fault {
+    Fault { name, number, only: None, errno: errno as u16 }
+}
+
+const fn fault_if(name: &'static str, number: libc::c_long, only: (u32, u32, u32), errno: i32) -> Fault {
+    Fault { name, number, only: Some(only), errno: errno as u16 }
+}
+
+const CREATE: u32 = libc::O_CREAT as u32;
+const DIRECTORY: u32 = libc::O_DIRECTORY as u32;
+
+/// All calls that the thread makes for the layer.
+const FAULTS: &[Fault] = &[
+    fault("rt_sigprocmask", libc::SYS_rt_sigprocmask, libc::EINVAL),
+    fault("unshare", libc::SYS_unshare, libc::EPERM),
+    fault("chroot", libc::SYS_chroot, libc::EPERM),
+    fault("chdir", libc::SYS_chdir, libc::EIO),
+    fault("fchdir", libc::SYS_fchdir, libc::EIO),
+    fault_if("prctl", libc::SYS_prctl, (0, 0xffff, libc::PR_SET_NO_NEW_PRIVS as u32), libc::EINVAL),
+    fault_if("prctl", libc::SYS_prctl, (0, 0xffff, libc::PR_GET_NO_NEW_PRIVS as u32), libc::EINVAL),
+    fault("capget", libc::SYS_capget, libc::EPERM),
+    fault("capset", libc::SYS_capset, libc::EPERM),
+    fault("openat2", libc::SYS_openat2, libc::EIO),
+    fault_if("openat", libc::SYS_openat, (2, CREATE, CREATE), libc::ENOSPC),
+    fault_if("openat", libc::SYS_openat, (2, CREATE | DIRECTORY, DIRECTORY), libc::EMFILE),
+    fault("mkdirat", libc::SYS_mkdirat, libc::ENOSPC),
+    fault("mknodat", libc::SYS_mknodat, libc::EPERM),
+    fault("symlinkat", libc::SYS_symlinkat, libc::ENOSPC),
+    fault("linkat", libc::SYS_linkat, libc::EMLINK),
+    fault("unlinkat", libc::SYS_unlinkat, libc::EIO),
+    fault("newfstatat", libc::SYS_newfstatat, libc::EIO),
+    fault("fstat", libc::SYS_fstat, libc::EIO),
+    fault("readlinkat", libc::SYS_readlinkat, libc::EIO),
+    fault("getdents64", libc::SYS_getdents64, libc::EIO),
+    fault("write", libc::SYS_write, libc::ENOSPC),
+    fault("pwrite64", libc::SYS_pwrite64, libc::EIO),
+    fault("ftruncate", libc::SYS_ftruncate, libc::EFBIG),
+    fault("fchown", libc::SYS_fchown, libc::EPERM),
+    fault("fchownat", libc::SYS_fchownat, libc::EPERM),
+    fault("fchmod", libc::SYS_fchmod, libc::EPERM),
+    fault("fchmodat", libc::SYS_fchmodat, libc::EPERM),
+    fault_if("utimensat", libc::SYS_utimensat, (1, u32::MAX, 0), libc::EPERM),
+    fault("utimensat", libc::SYS_utimensat, libc::EPERM),
+    fault("fsetxattr", libc::SYS_fsetxattr, libc::ENOSPC),
+    fault("lsetxattr", libc::SYS_lsetxattr, libc::ENOSPC),
+    fault("fgetxattr", libc::SYS_fgetxattr, libc::EIO),
+    fault("fremovexattr", libc::SYS_fremovexattr, libc::EPERM),
+    fault("lremovexattr", libc::SYS_lremovexattr, libc::EPERM),
+    fault("sync_file_range", libc::SYS_sync_file_range, libc::EIO),
+    fault("syncfs", libc::SYS_syncfs, libc::EIO),
+];
+
+/// Calls whose failure loses nothing of the layer, or which cannot fail: `close` (nothing is written back by it on a local
+/// file system, and `syncfs` reports what is), the umask, ids, and what the thread library does for itself.
+const HARMLESS: &[&str] = &[
+    "close",
+    "umask",
+    "geteuid",
+    "getegid",
+    "futex",
+    "mmap",
+    "munmap",
+    "mprotect",
+    "madvise",
+    "brk",
+    "sigaltstack",
+    "rseq",
+    "set_robust_list",
+    "exit",
+    "sched_getaffinity",
+    "gettid",
+    "getrandom",
+    "sched_yield",
+    "fcntl",
+    "mremap",
+    "lseek",
+];
+
+fn filter(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// Makes a call fail for the calling thread and the threads it will start.
+fn install(fault: &Fault) {
+    let load = |offset| filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
+    let ret = |action| filter(libc::BPF_RET | libc::BPF_K, action, 0, 0);
+    let equal = |k, jf| filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, 0, jf);
+    let (fail, allow) = (ret(libc::SECCOMP_RET_ERRNO | u32::from(fault.errno)), ret(libc::SECCOMP_RET_ALLOW));
+    let number = u32::try_from(fault.number).unwrap();
+    let mut program = match fault.only {
+        None => vec![load(0), equal(number, 1), fail, allow],
+        Some((argument, mask, bits)) => {
+            let and = filter(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, 0, 0);
+            // struct seccomp_data: the arguments start at byte 16, eight bytes each, the low half first (little endian).
+            vec![load(0), equal(number, 4), load(16 + 8 * argument), and, equal(bits, 1), fail, allow]
+        }
+    };
+    let program = libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
+    // SAFETY: the program outlives the call, which copies it.
+    let rc = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(rc, 0, "seccomp: {}", std::io::Error::last_os_error());
+}
+
+/// An archive whose unpacking makes every call: links on the way, things in the way, odd parents, attributes, holes.
+fn everything() -> Vec<u8> {
+    let big = Item { data: vec![7; 9 << 20], ..file("big", "") };
+    tar(&[
+        dir("./").mode(0o755),
+        dir("d"),
+        file("d/f", "content").owner(1, 2).mode(0o4755).pax("SCHILY.xattr.user.a", b"b"),
+        file("old/dir", "replaces a directory"),
+        file("old/file", "replaces a file"),
+        symlink("way", "real"),
+        dir("real"),
+        file("way/through", "x"),
+        symlink("dangling", "made/later"),
+        file("dangling/x", "x"),
+        dir("made").mtime(5),
+        dir("made/later").mtime(6),
+        symlink("s", "text").owner(3, 4),
+        hardlink("h", "d/f"),
+        item(b'3', "node").device(1, 3).owner(5, 5).mode(0o4666),
+        item(b'6', "fifo").pax("SCHILY.acl.access", b"user::rw-,user:7:r--,group::r--,mask::r--,other::---"),
+        dir("sgid").mode(0o2775).owner(0, 50),
+        file("sgid/f", ""),
+        item(b'6', "sgid/p"),
+        file("sparse", "abc").pax("GNU.sparse.map", b"0,1,5000,2").pax("GNU.sparse.size", b"9000"),
+        file("opq/.wh..wh..opq", ""),
+        dir("opq").mtime(7),
+        file(".wh.hidden", ""),
+        big,
+    ])
+}
+
+fn target(scratch: &Scratch, name: &str) -> std::path::PathBuf {
+    let target = scratch.dir(name);
+    std::fs::create_dir_all(target.join("old/dir/sub")).unwrap();
+    std::fs::create_dir_all(target.join("hidden/sub")).unwrap();
+    std::fs::create_dir_all(target.join("opq/sub")).unwrap();
+    std::fs::write(target.join("old/file"), "old").unwrap();
+    std::fs::write(target.join("hidden/sub/x"), "old").unwrap();
+    let set = Command::new("find").args([".", "-exec", "touch", "-d", "@5", "{}", "+"]).current_dir(&target).status();
+    assert!(set.unwrap().success());
+    target
+}
+
+fn dump(dir: &Path) -> String {
+    let script = "find . -printf '%p %y %m %U:%G %T@ %l\\n' | sort; find . -type f -exec md5sum {} + | sort; \
+                  getfattr -R -h -d -m - . | sort; getfacl -R -n . | sort";
+    let out = Command::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn run(whiteouts: Whiteouts, target: &Path, fault: Option<&Fault>) -> graphdriver::error::Result<()> {
+    let mut how = options(whiteouts);
+    how.sync = true;
+    let archive = everything();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let opened = std::fs::File::open(target).unwrap();
+            fault.map(install);
+            graphdriver::archive::unpack(&mut archive.as_slice(), std::os::fd::AsFd::as_fd(&opened), &how).map(drop)
+        });
+        run.join().unwrap()
+    })
+}
+
+#[test]
+fn every_failing_call_is_an_error_or_changes_nothing() {
+    let scratch = Scratch::new("faults");
+    let forms = [Whiteouts::Overlay, Whiteouts::Delete];
+    let good = forms.map(|form| {
+        let target = target(&scratch, "good");
+        run(form, &target, None).unwrap();
+        let good = dump(&target);
+        std::fs::remove_dir_all(&target).unwrap();
+        good
+    });
+    for fault in FAULTS {
+        let mut failed = 0;
+        for (form, good) in forms.into_iter().zip(&good) {
+            let target = target(&scratch, "bad");
+            match run(form, &target, Some(fault)) {
+                Ok(()) => assert!(dump(&target) == *good, "{} failed unnoticed", fault.name),
+                Err(e) => {
+                    failed += 1;
+                    // "Internal": a check of ours found that the call had no effect.
+                    assert!(e.errno() == i32::from(fault.errno) || e.kind() == Kind::Internal, "{}: {e:?}", fault.name);
+                }
+            }
+            std::fs::remove_dir_all(&target).unwrap();
+        }
+        // glibc before 2.37 has `fstat` made of `newfstatat`.
+        assert!(failed > 0 || fault.name == "fstat", "{}: never called, or never an error", fault.name);
+    }
+}
+
+#[test]
+fn a_kernel_without_openat2_gives_the_same_layer() {
+    let scratch = Scratch::new("old-kernel");
+    for form in [Whiteouts::Overlay, Whiteouts::Delete] {
+        let results = [None, Some(fault("openat2", libc::SYS_openat2, libc::ENOSYS))].map(|fault| {
+            let target = target(&scratch, "t");
+            run(form, &target, fault.as_ref()).unwrap();
+            let result = dump(&target);
+            std::fs::remove_dir_all(&target).unwrap();
+            result
+        });
+        assert!(results[0] == results[1], "{}\n---\n{}", results[0], results[1]);
+    }
+}
+
+const CHILD: &str = "ARCHIVE_FAULTS_CHILD";
+
+/// Not a test of its own: what the tests below run under strace.
+#[test]
+fn child() {
+    let Ok(job) = std::env::var(CHILD) else { return };
+    let (files, target) = job.split_once(' ').unwrap();
+    let archive = match files.parse::<usize>() {
+        Err(_) => everything(),
+        Ok(count) => {
+            let files = (0..count).map(|n| Item { data: vec![b'x'; 1024], ..file(&format!("d/{n}"), "") });
+            tar(&std::iter::once(dir("d")).chain(files).collect::<Vec<_>>())
+        }
+    };
+    let form = if files == "delete" { Whiteouts::Delete } else { Whiteouts::Overlay };
+    let mut how = options(form);
+    how.sync = files.parse::<usize>().is_err();
+    unpack_with(&archive, Path::new(target), &how).unwrap();
+}
+
+/// The names of the calls that the placing thread makes, in order, from when it is confined.
+fn traced(scratch: &Scratch, job: &str, target: &Path) -> Vec<String> {
+    let log = scratch.0.join("strace");
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-o"])
+        .arg(&log)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--test-threads", "1"])
+        .env(CHILD, format!("{job} {}", target.display()))
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let log = std::fs::read_to_string(log).unwrap();
+    let chroot = log.lines().find(|line| line.contains(" chroot(")).expect("no chroot in the trace");
+    let thread = chroot.split_whitespace().next().unwrap();
+    let lines = log.lines().filter(|line| line.split_whitespace().next() == Some(thread)).skip_while(|line| *line != chroot);
+    let name = |line: &str| {
+        let rest = line[thread.len()..].trim_start();
+        rest.split_once('(').filter(|_| !rest.starts_with("<...")).map(|(name, _)| name.to_owned())
+    };
+    lines.filter_map(name).filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')).collect()
+}
+
+#[test]
+fn the_list_of_faults_is_complete() {
+    let scratch = Scratch::new("complete");
+    let mut seen = BTreeSet::new();
+    for job in ["overlay", "delete"] {
+        let target = target(&scratch, job);
+        seen.extend(traced(&scratch, job, &target));
+    }
+    let known: BTreeSet<&str> = FAULTS.iter().map(|fault| fault.name).chain(HARMLESS.iter().copied()).collect();
+    let unknown: Vec<&String> = seen.iter().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "calls that no fault is injected into: {unknown:?}");
+}
+
+/// `docs/performance.md` states the number.
+#[test]
+fn at_most_five_calls_for_a_small_file() {
+    let scratch = Scratch::new("count");
+    let calls = |files: usize| {
+        let target = scratch.dir(&files.to_string());
+        let calls = traced(&scratch, &files.to_string(), &target);
+        // The standard library looks whether a descriptor is open before it closes it, in debug builds only.
+        calls.iter().filter(|name| !(cfg!(debug_assertions) && *name == "fcntl")).count()
+    };
+    let (few, many) = (calls(500), calls(2500));
+    let each = (many - few) as f64 / 2000.0;
+    println!("{each} system calls for each small file");
+    assert!(each <= 5.0, "{each} system calls for each small file");
+}
