@@ -64,6 +64,7 @@ const FAULTS: &[Fault] = &[
     fault("fsetxattr", libc::SYS_fsetxattr, libc::ENOSPC),
     fault("lsetxattr", libc::SYS_lsetxattr, libc::ENOSPC),
     fault("fgetxattr", libc::SYS_fgetxattr, libc::EIO),
+    fault("flistxattr", libc::SYS_flistxattr, libc::EIO),
     fault("fremovexattr", libc::SYS_fremovexattr, libc::EPERM),
     fault("lremovexattr", libc::SYS_lremovexattr, libc::EPERM),
     fault("sync_file_range", libc::SYS_sync_file_range, libc::EIO),

@@ -21,6 +21,8 @@ pub(super) struct Dir {
     pub(super) changed: Cell<bool>,
     /// New files get neither group nor ACL from it.
     pub(super) plain: Cell<bool>,
+    /// It is marked as one that may hold whiteouts.
+    pub(super) whiteouts: Cell<bool>,
     used: Cell<u64>,
 }
 
@@ -35,8 +37,15 @@ const SETGID: u32 = 0o2000;
 impl Dir {
     fn new(fd: OwnedFd, inode: u64) -> Result<Dir> {
         let mtime = place::modification_time(&fd)?;
-        let (changed, plain, used) = (Cell::new(false), Cell::new(true), Cell::new(0));
-        let dir = Dir { fd, inode, times: Cell::new((Time::KEEP, mtime)), changed, plain, used };
+        let dir = Dir {
+            fd,
+            inode,
+            times: Cell::new((Time::KEEP, mtime)),
+            changed: Cell::new(false),
+            plain: Cell::new(true),
+            whiteouts: Cell::new(false),
+            used: Cell::new(0),
+        };
         dir.look()?;
         Ok(dir)
     }
@@ -95,7 +104,7 @@ impl Dirs {
     }
 
     /// The directory that `path` leads to. `make` is asked where something is missing or in the way.
-    pub(super) fn get(&mut self, path: &[u8], make: walk::Make<'_>) -> Result<Rc<Dir>> {
+    pub(super) fn get(&mut self, path: &[u8], make: Option<walk::Make<'_>>) -> Result<Rc<Dir>> {
         if path.is_empty() {
             return Ok(self.root());
         }

@@ -2,7 +2,7 @@
 
 use super::dirs::{Dir, Dirs, hands_down};
 use super::entry::{Reader, Type};
-use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
+use super::plan::{self, CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
 use crate::error::{Context, Error, Kind, Result};
@@ -126,13 +126,13 @@ impl<'o> Placer<'o> {
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
         let (implied, own, overlay) = (self.implied, self.own, self.options.whiteouts == Whiteouts::Overlay);
         let placed = &mut self.placed;
-        self.dirs.get(path, &mut |dir, name, there| {
+        let mut make = |dir: BorrowedFd<'_>, name: &[u8], there: Option<&Stat>| {
             let hidden = overlay && there.is_some_and(is_whiteout);
-            if there.is_some() && !hidden {
+            if there.is_some() && !hidden && !placed.is_lower(dir, name)? {
                 return Ok(false);
             }
             let mtime = place::modification_time(dir)?;
-            if hidden {
+            if there.is_some() {
                 fs::remove_file_at(dir, bytes(name))?;
             }
             place::make_dir(dir, name, 0o755)?;
@@ -149,7 +149,8 @@ impl<'o> Placer<'o> {
             place::set_times(dir, Time::KEEP, mtime)?;
             placed.note_made(dir, name, new.as_fd())?;
             Ok(true)
-        })
+        };
+        self.dirs.get(path, Some(&mut make))
     }
 
     /// Makes a name with `make`, removing what has it already.
@@ -215,8 +216,9 @@ impl<'o> Placer<'o> {
             place::set_owner(dir, metadata.owner.uid, metadata.owner.gid)?;
         }
         if all {
-            place::remove_xattr(dir, super::acl::ACCESS)?;
-            place::remove_xattr(dir, super::acl::DEFAULT)?;
+            for key in place::list_xattrs(dir)?.iter().filter(|key| plan::is_of_archives(key)) {
+                place::remove_xattr(dir, key)?;
+            }
         }
         if all || metadata.mode & SETID != 0 {
             place::set_mode(dir, metadata.mode)?;
@@ -311,7 +313,7 @@ impl<'o> Placer<'o> {
                 e
             }
         };
-        let from = self.dirs.get(&target.parent, &mut |_, _, _| Ok(false)).map_err(missing)?;
+        let from = self.dirs.get(&target.parent, None).map_err(missing)?;
         let stat = fs::stat_at(&from, bytes(target.name)).map_err(missing)?;
         if stat.kind == FileKind::Dir {
             return Err(Error::new(Kind::Archive, format!("a hard link to the directory '{}'", shown_target())));
@@ -332,6 +334,10 @@ impl<'o> Placer<'o> {
     fn whiteout(&mut self, at: &Place<'_>, owner: Owner) -> Result<()> {
         let parent = self.parent(&at.parent)?;
         parent.changed.set(true);
+        if !parent.whiteouts.replace(true) {
+            let outcome = set_may_hold_whiteouts(parent.as_fd());
+            self.tolerate(outcome, ORIGIN)?;
+        }
         match fs::make_node_at(&parent, bytes(at.name), WHITEOUT, 0) {
             Ok(()) if owner != self.own || !parent.plain.get() => {
                 fs::chown_at(&parent, bytes(at.name), owner.uid, owner.gid)
@@ -383,4 +389,14 @@ fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, c
 /// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).
 fn set_opaque(dir: BorrowedFd<'_>) -> Result<()> {
     caps::with(caps::SYS_ADMIN, || place::set_xattr(dir, b"trusted.overlay.opaque", b"y"))
+}
+
+/// The attribute that says of which lower directory an upper one is a copy.
+const ORIGIN: &[u8] = b"trusted.overlay.origin";
+
+/// Makes the kernel look for whiteouts in a directory that no lower layer has: listing such a directory otherwise shows them,
+/// as names that cannot be opened (`ovl_get_inode()` of Linux: "non-merge dir that may have whiteouts"). An empty value names
+/// no origin; the kernel itself writes it where the lower file system has no file handles.
+fn set_may_hold_whiteouts(dir: BorrowedFd<'_>) -> Result<()> {
+    caps::with(caps::SYS_ADMIN, || place::set_xattr(dir, ORIGIN, b""))
 }

@@ -224,17 +224,20 @@ fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
     })
 }
 
-/// Whether, and with what value, an attribute of an archive is set. Only attributes that mean the same on every host are:
-/// not SELinux labels, not `trusted.*`, and none that would forge overlay's own bookkeeping.
-fn xattr(key: &[u8], value: &[u8], shift: Option<&IdShift>) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+/// Whether an attribute is an archive's business. Only those are that mean the same on every host: not SELinux labels, not
+/// `trusted.*`, and none that would forge overlay's own bookkeeping.
+pub(super) fn is_of_archives(key: &[u8]) -> bool {
     let user = key.strip_prefix(b"user.").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(b"overlay."));
+    user || [CAPABILITY, acl::ACCESS, acl::DEFAULT].contains(&key)
+}
+
+/// Whether, and with what value, an attribute of an archive is set.
+fn xattr(key: &[u8], value: &[u8], shift: Option<&IdShift>) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
     let value = match (key, shift) {
-        _ if user => value.to_vec(),
-        (CAPABILITY, None) => value.to_vec(),
+        _ if !is_of_archives(key) => return Ok(None),
         (CAPABILITY, Some(shift)) => capability(value, shift)?,
-        (acl::ACCESS | acl::DEFAULT, None) => value.to_vec(),
         (acl::ACCESS | acl::DEFAULT, Some(shift)) => acl_shifted(value, shift)?,
-        _ => return Ok(None),
+        _ => value.to_vec(),
     };
     Ok(Some((key.to_vec(), value)))
 }

@@ -55,6 +55,15 @@ impl Placed {
         self.note_new_dir(dir)
     }
 
+    /// Whether a name that exists is a lower layer's.
+    pub(super) fn is_lower(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+        if !self.on {
+            return Ok(false);
+        }
+        let inode = fs::stat_fd(dir)?.inode;
+        Ok(!self.new_dirs.contains(&inode) && !self.names.contains(&self.key(inode, name)))
+    }
+
     /// Deletes a name of the lower layers with everything below it.
     pub(super) fn remove(&self, dir: &Dir, name: &[u8]) -> Result<()> {
         if self.new_dirs.contains(&dir.inode) {

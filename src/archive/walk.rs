@@ -10,8 +10,8 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Asked for a name that is missing (no `Stat`), or neither directory nor symlink, on the way; returns whether it has made a
-/// directory of it.
+/// Asked for a name on the way that is missing (no `Stat`), or neither a directory nor a symlink to one; returns whether it
+/// has made a directory of it. If not, a symlink is followed, and asked for is what it lacks.
 pub(super) type Make<'m> = &'m mut dyn FnMut(BorrowedFd<'_>, &[u8], Option<&Stat>) -> Result<bool>;
 
 /// Symlinks followed for one path at most: the kernel's own number (`MAXSYMLINKS`, path_resolution(7)).
@@ -31,14 +31,20 @@ fn failed(path: &[u8], errno: i32) -> Error {
     Error::sys(format!("open directory '{}'", shown(OsStr::from_bytes(path))), errno)
 }
 
-/// Opens the directory that `path` leads to.
-pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Make<'_>) -> Result<OwnedFd> {
+/// Opens the directory that `path` leads to, or what `make` makes of it.
+pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>) -> Result<OwnedFd> {
     let device = fs::stat_fd(root)?.device;
     let mut here = fs::open_dir_at(root, ".")?;
     // The names from the root to `here`, none of them a symlink.
     let mut real: Vec<Vec<u8>> = Vec::new();
     let mut pending: Vec<Vec<u8>> = reversed(path);
     let mut symlinks = 0;
+    // A search alone asks nobody, and never looks where a symlink leads but by following it.
+    let searching = make.is_none();
+    let mut ask = |dir: &OwnedFd, name: &[u8], stat: Option<&Stat>| match make.as_mut() {
+        Some(make) => make(dir.as_fd(), name, stat),
+        None => Ok(false),
+    };
     while let Some(name) = pending.pop() {
         match name.as_slice() {
             b"" | b"." => continue,
@@ -59,7 +65,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Make<'_>) -> Result<
                 real.push(name);
             }
             Err(e) if e.errno() == ENOENT => {
-                if !make(here.as_fd(), &name, None)? {
+                if !ask(&here, &name, None)? {
                     return Err(failed(path, ENOENT));
                 }
                 pending.push(name);
@@ -72,12 +78,16 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Make<'_>) -> Result<
                         return Err(failed(path, ELOOP));
                     }
                     let text = fs::read_link_at(&here, OsStr::from_bytes(&name))?.into_vec();
+                    if !searching && !leads_to_directory(root, &real, &text)? && ask(&here, &name, Some(&stat))? {
+                        pending.push(name);
+                        continue;
+                    }
                     if text.starts_with(b"/") {
                         real.clear();
                         here = fs::open_dir_at(root, ".")?;
                     }
                     pending.extend(reversed(&text));
-                } else if make(here.as_fd(), &name, Some(&stat))? {
+                } else if ask(&here, &name, Some(&stat))? {
                     pending.push(name);
                 } else {
                     return Err(failed(path, ENOTDIR));
@@ -87,6 +97,18 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Make<'_>) -> Result<
         }
     }
     Ok(here)
+}
+
+/// Whether a symlink with this text, in the directory with these names, leads to a directory as things are.
+fn leads_to_directory(root: BorrowedFd<'_>, real: &[Vec<u8>], text: &[u8]) -> Result<bool> {
+    let mut path = if text.starts_with(b"/") { Vec::new() } else { real.join(&b'/') };
+    path.push(b'/');
+    path.extend_from_slice(text);
+    match open(root, &path, None) {
+        Ok(_) => Ok(true),
+        Err(e) if can_be_made(&e) || e.errno() == ELOOP => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn reversed(path: &[u8]) -> Vec<Vec<u8>> {

@@ -168,6 +168,21 @@ pub fn set_xattr(fd: impl AsFd, key: &[u8], value: &[u8]) -> Result<()> {
     outcome(rc, || format!("set xattr '{}'", shown(OsStr::from_bytes(key))))
 }
 
+/// The names of the attributes of an open file or directory; none where the filesystem has no attributes.
+pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
+    // `XATTR_LIST_MAX` of linux/limits.h: a longer list cannot be had from the kernel either.
+    let mut names = vec![0_u8; 1 << 16];
+    // SAFETY: pointer and length describe `names`; the borrow keeps the descriptor open.
+    let got = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    match Errno::result(got) {
+        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
+        other => {
+            names.truncate(usize::try_from(check(other, || "list xattrs")?).unwrap_or(0));
+            Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+        }
+    }
+}
+
 /// Removes an attribute of an open file or directory; one that is not there is fine.
 pub fn remove_xattr(fd: impl AsFd, key: &[u8]) -> Result<()> {
     let attribute = c_string(OsStr::from_bytes(key))?;
