@@ -6,7 +6,7 @@ mod common;
 use common::subject::{C, Rust, Subject};
 use common::{Store, Tar};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +31,8 @@ impl Host {
         let host = Host { store: Store::new() };
         fs::create_dir(host.root()).unwrap();
         common::fixture::lay_out(include_str!("fixtures/overlay-host.txt"), &host.root());
+        // On ext4 and XFS there is a node for quota calls; its number was that of the disk at the last boot.
+        common::run(Command::new("mknod").args(["-m", "600"]).arg(host.block_device()).args(["b", "240", "1"]));
         for id in [BASE, CHILD] {
             fs::write(host.root().join(format!("overlay-layers/{id}/{id}.tar-split.gz")), "").unwrap();
         }
@@ -43,6 +45,10 @@ impl Host {
 
     fn home(&self) -> PathBuf {
         self.root().join("overlay")
+    }
+
+    fn block_device(&self) -> PathBuf {
+        self.home().join("backingFsBlockDev")
     }
 
     fn layer(&self, id: &str) -> PathBuf {
@@ -127,6 +133,9 @@ impl Host {
     fn check_form(&self, as_found: &[&str]) {
         let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+        let node = fs::symlink_metadata(self.block_device()).unwrap();
+        assert!(node.file_type().is_block_device() && node.mode() & 0o7777 == 0o600);
+        assert_eq!(node.rdev(), fs::metadata(self.home()).unwrap().dev());
         let mut links = names(&self.home().join("l"));
         for id in names(&self.home()).into_iter().filter(|name| !["l", "backingFsBlockDev"].contains(&name.as_str())) {
             let layer = self.layer(&id);
