@@ -140,7 +140,7 @@ static void bad_content(void)
     FAILS(graphdriver_apply_diff("target", &lying, &size));
     FAILS(graphdriver_unpack_layer("target", NULL, NULL, &size));
     FAILS(graphdriver_unpack_layer("target", NULL, fails, &size));
-    static const char *const archives[] = { "this is not an archive", "\x1f\x8b\x08garbage", "\xfd" "7zXZ", "BZh9", "(\xb5/\xfd" };
+    static const char *const archives[] = { "this is not an archive", "\x1f\x8b\x08garbage", "\3757zXZ", "BZh9", "(\xb5/\xfd" };
     for (size_t i = 0; i < sizeof archives / sizeof *archives; i++) {
         struct tar garbage = { (char *)archives[i], strlen(archives[i]), 0 };
         struct io_read_wrapper content = { &garbage, tar_read, NULL };
