@@ -1,4 +1,4 @@
-# The README's C compiles as it stands, and every file that it points at exists.
+# The README's C compiles as it stands, every file that it points at exists, and its options are those of the drivers.
 file(READ "${README}" text)
 string(REGEX REPLACE "[][;]" " " links "${text}") # what CMake's lists cannot hold
 string(REGEX MATCHALL "\\([A-Za-z/_-]+([.](md|c|h))?\\)" links "${links}")
@@ -26,3 +26,22 @@ file(WRITE "${WORK}/readme.c" "${code}")
 execute_process(COMMAND "${COMPILER}" -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only "-I${root}/include"
                         "${WORK}/readme.c"
                 COMMAND_ERROR_IS_FATAL ANY)
+
+# Its table of options has those that the drivers know, and no others.
+set(known "")
+foreach(driver overlay devmapper)
+  file(READ "${root}/src/${driver}/options.rs" source)
+  string(REGEX MATCHALL "\"(overlay2|dm|devicemapper)[.][a-z_]+\"" names "${source}")
+  list(APPEND known ${names})
+endforeach()
+list(TRANSFORM known REPLACE "\"" "")
+string(REGEX MATCHALL "`(overlay2|dm|devicemapper)[.][a-z_]+`" documented "${text}")
+list(TRANSFORM documented REPLACE "`" "")
+list(REMOVE_DUPLICATES known)
+list(REMOVE_DUPLICATES documented)
+set(missing ${known})
+list(REMOVE_ITEM missing ${documented})
+list(REMOVE_ITEM documented ${known})
+if(missing OR documented OR NOT known)
+  message(SEND_ERROR "options in ${README}: missing [${missing}], not known to the drivers [${documented}]")
+endif()
