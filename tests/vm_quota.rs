@@ -1,5 +1,6 @@
 //! Project quota on real ext4 and XFS filesystems, under a kernel that has it (`vm/test`). What the library does is checked
 //! from outside, by `repquota` and by processes that write until they are refused.
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // fork(2)
 
 mod common;
 
@@ -60,6 +61,8 @@ on_both! {
     sixteen_threads_on_two_homes_never_share_an_id
     a_full_filesystem_leaves_nothing_half_made
     a_crash_between_id_and_limit_is_swept
+    a_killed_daemon_leaves_no_limit_without_a_layer
+    a_full_layer_can_be_mounted_and_cleaned
     a_home_that_hands_on_its_own_project_works
     an_unpack_beyond_the_limit_fails_and_leaves_the_store_sound
     usage_is_what_the_kernel_counts
@@ -355,27 +358,34 @@ fn layers_of_the_c_module_are_counted_and_kept(kind: &Kind) {
     assert_eq!(limited(&w.store.root()), BTreeSet::from([w.project("new")]));
 }
 
+/// Also how docs/performance.md measures, with more layers: `GRAPHDRIVER_LAYERS=10000`, and `--nocapture`.
 fn a_thousand_layers_have_a_thousand_ids(kind: &Kind) {
-    let w = World::new(kind, &["overlay2.size=1M"]);
-    let start = Instant::now();
-    for i in 0..1000 {
-        w.create(&format!("layer{i}"), &[]).unwrap();
-    }
-    let created = start.elapsed();
-    assert_eq!(limited(&w.store.root()).len(), 1000);
-    let start = Instant::now();
+    let layers: usize = std::env::var("GRAPHDRIVER_LAYERS").map_or(1000, |number| number.parse().unwrap());
+    let w = World::new(kind, &[]);
+    let timed = |what: &str, action: &mut dyn FnMut()| {
+        let start = Instant::now();
+        action();
+        println!("{} {what}: {:?}", kind.name, start.elapsed());
+    };
+    timed("layers made without limit", &mut || (0..layers).for_each(|i| drop(w.create(&format!("free{i}"), &[]).unwrap())));
+    timed("layers without limit removed", &mut || (0..layers).for_each(|i| w.subject.remove(&format!("free{i}")).unwrap()));
     let w = w.restarted(&["overlay2.size=1M"]);
-    let restarted = start.elapsed();
-    let start = Instant::now();
-    w.create("first", &[]).unwrap();
-    let first = start.elapsed();
-    assert_eq!(limited(&w.store.root()).len(), 1001);
-    let start = Instant::now();
-    for i in 0..1000 {
-        w.subject.remove(&format!("layer{i}")).unwrap();
-    }
-    let removed = start.elapsed();
-    println!("{}: 1000 made {created:?}, restart {restarted:?}, first {first:?}, 1000 removed {removed:?}", kind.name);
+    timed("layers made", &mut || (0..layers).for_each(|i| drop(w.create(&format!("layer{i}"), &[]).unwrap())));
+    assert_eq!(limited(&w.store.root()).len(), layers);
+    // Not only the daemon forgets: the kernel, too.
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let again = World { subject: Rust::default(), store: w.store };
+    timed("start, nothing cached", &mut || again.init(&["overlay2.size=1M"]).unwrap());
+    let again = again.restarted(&["overlay2.size=1M"]);
+    let w = World { subject: Rust::default(), store: again.store };
+    timed("start", &mut || w.init(&["overlay2.size=1M"]).unwrap());
+    timed("first layer", &mut || drop(w.create("first", &[]).unwrap()));
+    timed("second layer", &mut || drop(w.create("second", &[]).unwrap()));
+    timed("usage of a layer", &mut || drop(w.subject.usage("second").unwrap()));
+    w.subject.remove("second").unwrap();
+    assert_eq!(limited(&w.store.root()).len(), layers + 1);
+    timed("first layer removed", &mut || w.subject.remove("layer0").unwrap());
+    timed("layers removed", &mut || (1..layers).for_each(|i| w.subject.remove(&format!("layer{i}")).unwrap()));
     assert_eq!(limited(&w.store.root()), BTreeSet::from([w.project("first")]));
 }
 
@@ -444,6 +454,54 @@ fn a_crash_between_id_and_limit_is_swept(kind: &Kind) {
     assert!(names(&w.home()).iter().all(|name| !name.starts_with('.')));
     w.create("new", &[]).unwrap();
     assert_ne!(w.project("new"), w.project("whole"));
+}
+
+/// Killed at any moment of making and deleting layers, for real.
+fn a_killed_daemon_leaves_no_limit_without_a_layer(kind: &Kind) {
+    let mut w = World::new(kind, &["overlay2.size=1M"]);
+    for round in 0..12_u64 {
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            for i in 0.. {
+                let _ = w.create(&format!("layer{round}.{i}"), &[]);
+                if i % 3 > 0 {
+                    let _ = w.subject.remove(&format!("layer{round}.{i}"));
+                }
+            }
+        }
+        let made = || names(&w.home()).iter().filter(|name| name.starts_with(&format!("layer{round}."))).count();
+        let start = Instant::now();
+        while made() == 0 {
+            assert!(start.elapsed().as_secs() < 60, "the child makes no layers");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(10_000 + 1_700 * round));
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+        w = w.restarted(&["overlay2.size=1M"]);
+        let layers: Vec<String> = names(&w.home()).into_iter().filter(|name| name.starts_with("layer")).collect();
+        let ids: BTreeSet<u32> = layers.iter().map(|id| w.project(id)).collect();
+        assert_eq!((ids.len(), &limited(&w.store.root())), (layers.len(), &ids));
+        assert!(layers.iter().all(|id| w.subject.exists(id)));
+        assert_eq!(names(&w.home().join("l")).len(), layers.len());
+    }
+}
+
+fn a_full_layer_can_be_mounted_and_cleaned(kind: &Kind) {
+    let w = World::new(kind, &["overlay2.size=2M"]);
+    w.create("a", &[]).unwrap();
+    let merged = w.subject.mount("a", &[]).unwrap();
+    fs::write(merged.join("small"), "s").unwrap();
+    let _ = fs::write(merged.join("large"), vec![1; 4 << 20]).and_then(|()| fs::File::open(&merged)?.sync_all());
+    w.subject.umount("a").unwrap();
+    assert!(!writes(&w.diff("a").join("rest"), 512) && !writes(&w.diff("a").join("more"), 1), "not full");
+    let merged = w.subject.mount("a", &[]).unwrap();
+    fs::remove_file(merged.join("large")).unwrap();
+    fs::write(merged.join("again"), vec![1; 1 << 20]).unwrap();
+    assert_eq!(w.quota("a").byte_limit, 2 << 20);
 }
 
 fn a_home_that_hands_on_its_own_project_works(kind: &Kind) {
