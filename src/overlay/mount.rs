@@ -33,15 +33,23 @@ impl Overlay {
         }
         let target = self.home.mount_point(id);
         let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers: layer.lowers()?, words, target: &target };
-        match stack.mount(self.stacking) {
+        match self.with_room(&layer, || stack.mount(self.stacking)) {
             Err(e) if e.kind() == Kind::NotFound && self.restore_links(&dir)? > 0 => {
                 log::warn!("restored links of layers below '{id}'");
-                stack.mount(self.stacking)
+                self.with_room(&layer, || stack.mount(self.stacking))
             }
             outcome => outcome,
         }
         .map_err(|e| stack.explained(e))?;
         Ok(merged)
+    }
+
+    /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
+    fn with_room(&self, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
+        match &self.quota {
+            Ok(quota) => quota.with_room(layer.as_fd(), mount),
+            Err(_) => mount(),
+        }
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {

@@ -10,6 +10,7 @@
 mod ids;
 mod reason;
 mod request;
+mod room;
 
 pub use request::{check_size, limits};
 
@@ -18,7 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::fsxattr::{self, Project};
-use crate::sys::quota;
+use crate::sys::quota::{self, Amounts};
 use ids::Ids;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -128,7 +129,7 @@ impl Control {
         for collision in 0..COLLISIONS {
             let id = lock(&self.ids).draw(|id| self.is_used(dir, id))?;
             fsxattr::set_project(dir, Project { id, inherited: true })?;
-            if quota::get(dir, &self.node, id)?.inodes <= 1 {
+            if quota::get(dir, &self.node, id)?.used.inodes <= 1 {
                 return Ok(id);
             }
             // Whoever else drew it will not draw the same number of steps.
@@ -145,14 +146,14 @@ impl Control {
             return Ok(true);
         }
         let found = quota::get(fd, &self.node, id)?;
-        if found.bytes != 0 || found.inodes != 0 {
+        if found.used != Amounts::default() {
             return Ok(true);
         }
-        if found.byte_limit == 0 && found.inode_limit == 0 {
+        if found == quota::Quota::default() {
             return Ok(false);
         }
         let default = quota::get(fd, &self.node, 0)?;
-        Ok((found.byte_limit, found.inode_limit) != (default.byte_limit, default.inode_limit))
+        Ok((found.hard, found.soft) != (default.hard, default.soft))
     }
 
     fn set_limits(&self, fd: BorrowedFd<'_>, id: u32, limits: Limits) -> Result<()> {
@@ -160,7 +161,8 @@ impl Control {
             0 => 0,
             bytes => (bytes - bytes % self.block).max(self.block),
         };
-        quota::set_limits(fd, &self.node, id, bytes, limits.inodes)
+        let amounts = Amounts { bytes, inodes: limits.inodes };
+        quota::set_limits(fd, &self.node, id, amounts, amounts)
     }
 
     /// The project that was made for `dir`, if one was.
@@ -203,8 +205,8 @@ impl Control {
     /// The kernel refuses.
     pub fn usage(&self, dir: BorrowedFd<'_>) -> Result<Option<Usage>> {
         let Some(id) = self.own_project(dir)? else { return Ok(None) };
-        let quota = quota::get(dir, &self.node, id)?;
-        Ok(Some(Usage { bytes: quota.bytes, inodes: quota.inodes }))
+        let used = quota::get(dir, &self.node, id)?.used;
+        Ok(Some(Usage { bytes: used.bytes, inodes: used.inodes }))
     }
 }
 

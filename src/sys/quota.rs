@@ -63,17 +63,24 @@ struct State {
 // The layout on every 64-bit architecture; the kernel writes this much.
 const _: () = assert!(size_of::<Dquot>() == 112 && size_of::<State>() == 80);
 
+/// Bytes and inodes: limits, where 0 is none, or what is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Bytes. Those in use include what is still to be written.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
 /// The limits of one project and what it occupies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Most bytes it may occupy; 0 for any number.
-    pub byte_limit: u64,
-    /// Most inodes it may have; 0 for any number.
-    pub inode_limit: u64,
-    /// Bytes it occupies, also those that are still to be written.
-    pub bytes: u64,
-    /// Inodes it has.
-    pub inodes: u64,
+    /// Never to be exceeded.
+    pub hard: Amounts,
+    /// To be exceeded for some days only.
+    pub soft: Amounts,
+    /// In use.
+    pub used: Amounts,
 }
 
 /// Whether the filesystem counts, and whether it refuses.
@@ -114,32 +121,30 @@ pub fn get(fd: impl AsFd, node: &Path, id: u32) -> Result<Quota> {
     let mut dquot = Dquot::default();
     match quotactl(fd, node, GET_QUOTA, id, &mut dquot) {
         Ok(()) => Ok(Quota {
-            byte_limit: dquot.blocks_hard.max(dquot.blocks_soft).saturating_mul(UNIT),
-            inode_limit: dquot.inodes_hard.max(dquot.inodes_soft),
-            bytes: dquot.blocks.saturating_mul(UNIT),
-            inodes: dquot.inodes,
+            hard: Amounts { bytes: dquot.blocks_hard.saturating_mul(UNIT), inodes: dquot.inodes_hard },
+            soft: Amounts { bytes: dquot.blocks_soft.saturating_mul(UNIT), inodes: dquot.inodes_soft },
+            used: Amounts { bytes: dquot.blocks.saturating_mul(UNIT), inodes: dquot.inodes },
         }),
         Err(Errno::ENOENT) => Ok(Quota::default()),
         Err(errno) => Err(Error::sys(format!("quotactl: read quota of project {id}"), errno as i32)),
     }
 }
 
-/// Sets the limits of a project, hard and soft ones alike; 0 takes a limit away. `bytes` is rounded down to 512.
-pub fn set_limits(fd: impl AsFd, node: &Path, id: u32, bytes: u64, inodes: u64) -> Result<()> {
-    let blocks = bytes / UNIT;
+/// Sets the limits of a project; 0 takes a limit away. Bytes are rounded down to 512.
+pub fn set_limits(fd: impl AsFd, node: &Path, id: u32, hard: Amounts, soft: Amounts) -> Result<()> {
     let mut dquot = Dquot {
         version: DQUOT_VERSION,
         flags: PROJECT_FLAG,
         fields: LIMIT_FIELDS,
         id,
-        blocks_hard: blocks,
-        blocks_soft: blocks,
-        inodes_hard: inodes,
-        inodes_soft: inodes,
+        blocks_hard: hard.bytes / UNIT,
+        blocks_soft: soft.bytes / UNIT,
+        inodes_hard: hard.inodes,
+        inodes_soft: soft.inodes,
         ..Dquot::default()
     };
     let outcome = quotactl(fd, node, SET_LIMITS, id, &mut dquot);
-    check(outcome, || format!("quotactl: set limits of project {id} to {bytes} bytes, {inodes} inodes"))
+    check(outcome, || format!("quotactl: set limits of project {id} to {} bytes, {} inodes", hard.bytes, hard.inodes))
 }
 
 /// The block size of the filesystem that holds `fd`, bytes.
