@@ -93,15 +93,11 @@ impl Shared {
     fn check_free_space(&self) -> Result<()> {
         let pool = &self.devices.names.pool;
         let status = self.devices.pool_status()?;
-        status.health.writable(pool)?;
         let percent = self.options.min_free_space;
-        if percent == 0 {
-            return Ok(());
-        }
         let rows = [(status.data, "data", ""), (status.metadata, "metadata", "metadata ")];
         for (blocks, kind, more) in rows {
             let (free, least) = (blocks.free(), blocks.least(percent));
-            if free < least {
+            if free < least && percent > 0 {
                 let sentence = format!(
                     "devmapper: Thin Pool has {free} free {kind} blocks which is less than minimum required {least} free \
                      {kind} blocks. Create more free {more}space in thin pool or use dm.min_free_space option to change behavior"
@@ -109,7 +105,7 @@ impl Shared {
                 return Err(Error::new(Kind::NoSpace, format!("pool '{pool}': {sentence}")).user(sentence));
             }
         }
-        Ok(())
+        status.health.writable(pool)
     }
 
     /// Removes `<home>/mnt/<id>`; if it is not there, that is a success.

@@ -91,9 +91,9 @@ impl Devices {
     /// Takes the block device away, and waits a moment for those who looked at it briefly, as udev's rules do.
     pub(super) fn deactivate_and_wait(&self, device: &Device) -> Result<()> {
         let name = self.names.device(&device.hash, device.device_id);
-        self.kernel.remove(&name, true)?;
+        let was_there = self.kernel.remove(&name, true)?;
         for _ in 0..20 {
-            if self.kernel.info(&name)?.is_none() {
+            if !was_there || self.kernel.info(&name)?.is_none() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));

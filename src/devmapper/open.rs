@@ -41,22 +41,15 @@ impl Shared {
             PoolSource::Device(name) => (name.clone(), false),
             PoolSource::Loop(files) => (looppool::attach(&kernel, &prefix, home, files)?, true),
         };
-        let names = Names::new(prefix, pool);
-        let devices = Devices::load(kernel, store, names)?;
-        match prepare(&devices, &options, home, &mnt, &steps) {
-            Ok(filesystem) => Ok(Shared {
-                devices,
-                locks: Locks::default(),
-                options,
-                loop_backed,
-                home: home.to_owned(),
-                mnt,
-                filesystem,
-                backing_fs,
-            }),
-            Err(e) if loop_backed => Err(with_cleanup(e, looppool::detach(&devices.kernel, &devices.names.pool))),
-            Err(e) => Err(e),
-        }
+        let names = Names::new(prefix, pool.clone());
+        let ready = Devices::load(kernel, store, names).and_then(|devices| {
+            let filesystem = prepare(&devices, &options, home, &mnt, &steps)?;
+            Ok((devices, filesystem))
+        });
+        let (devices, filesystem) =
+            ready.map_err(|e| if loop_backed { with_cleanup(e, detach(&pool, steps)) } else { e })?;
+        let home = home.to_owned();
+        Ok(Shared { devices, locks: Locks::default(), options, loop_backed, home, mnt, filesystem, backing_fs })
     }
 
     /// Lets go of everything but the layers that are mounted.
@@ -71,6 +64,11 @@ impl Shared {
         }
         if self.loop_backed { looppool::detach(&devices.kernel, &devices.names.pool) } else { Ok(()) }
     }
+}
+
+/// Lets a pool of ours go, when there is no driver that could.
+fn detach(pool: &str, steps: Steps) -> Result<()> {
+    looppool::detach(&Kernel::new(Box::new(dm::Kernel::open()?), steps), pool)
 }
 
 fn check_version(kernel: &Kernel) -> Result<()> {

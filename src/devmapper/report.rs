@@ -12,6 +12,7 @@ use crate::sys::{dm_event, fs};
 use crate::tree;
 use std::fmt::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// Metadata block size of every thin pool, bytes: `THIN_METADATA_BLOCK_SIZE` of the kernel's `dm-thin-metadata.h`.
 const METADATA_BLOCK: u64 = 4096;
@@ -55,12 +56,22 @@ impl Shared {
         let name = devices.names.device(&device.hash, device.device_id);
         devices.activate(device)?;
         let status = devices.kernel.status(&name);
-        let superblock = Superblock::read(&node(&name));
+        let inodes = self.inodes(device, &node(&name));
         if !was_active {
             devices.deactivate(device)?;
         }
         let sectors = status?.and_then(|target| pool::mapped_sectors(&target.text)).unwrap_or(0);
-        Ok(Usage { bytes: sectors * 512, inodes: superblock?.map_or(0, |found| found.inodes_used) })
+        Ok(Usage { bytes: sectors * 512, inodes: inodes? })
+    }
+
+    /// Inodes in use: asked of the mounted filesystem, else read from the superblock of the clean one.
+    fn inodes(&self, device: &Device, node: &Path) -> Result<u64> {
+        if let Ok(id) = LayerId::parse(device.hash.as_bytes())
+            && self.is_mounted(&id)?
+        {
+            return fs::inodes_in_use(fs::open_dir_at(&self.mnt, &id)?);
+        }
+        Ok(Superblock::read(node)?.map_or(0, |found| found.inodes_used))
     }
 
     pub(super) fn status(&self) -> Result<Status> {

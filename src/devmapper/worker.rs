@@ -56,13 +56,15 @@ impl Worker {
         }
     }
 
-    /// Ends the thread and waits for that.
+    /// Ends the thread and waits for that. A later [`Worker::wake`] starts another.
     pub(super) fn stop(&self) {
+        let thread = lock(&self.thread).take();
         lock(&self.signal.0).stop = true;
         self.signal.1.notify_all();
-        if let Some(thread) = lock(&self.thread).take() {
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
+        lock(&self.signal.0).stop = false;
     }
 }
 

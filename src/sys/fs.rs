@@ -283,6 +283,13 @@ pub fn filesystem_magic(fd: impl AsFd) -> Result<u64> {
     Ok(st.filesystem_type().0 as u64 & 0xffff_ffff)
 }
 
+/// How many inodes the filesystem that holds `fd` has in use (`statvfs(3)`).
+pub fn inodes_in_use(fd: impl AsFd) -> Result<u64> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    Ok((st.files() as u64).saturating_sub(st.files_free() as u64))
+}
+
 /// Bytes from the kernel's random pool.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0_u8; N];

@@ -170,6 +170,7 @@ impl Drop for Ground {
 /// The driver's operations with short arguments.
 pub trait Short {
     fn rw(&self, name: &str, parent: Option<&str>) -> Result<()>;
+    fn create_read_only(&self, name: &str) -> Result<()>;
     fn sized(&self, name: &str, parent: Option<&str>, size: &str) -> Result<()>;
     fn up(&self, name: &str) -> Result<PathBuf>;
     fn down(&self, name: &str) -> Result<()>;
@@ -181,6 +182,9 @@ pub trait Short {
 impl Short for DeviceMapper {
     fn rw(&self, name: &str, parent: Option<&str>) -> Result<()> {
         self.create(&id(name), parent.map(id).as_ref(), Access::ReadWrite, &mut CreateOptions::default())
+    }
+    fn create_read_only(&self, name: &str) -> Result<()> {
+        self.create(&id(name), None, Access::ReadOnly, &mut CreateOptions::default())
     }
     fn sized(&self, name: &str, parent: Option<&str>, size: &str) -> Result<()> {
         let mut options = CreateOptions { mount_label: None, storage_opt: vec![("size".to_owned(), size.to_owned())] };
