@@ -870,3 +870,34 @@ fn latencies(driver: &DeviceMapper) -> String {
     let remove = mean(&|name| driver.rm(name).unwrap());
     format!("create {create:.1?}, mount {mount:.1?}, umount {umount:.1?}, rm {remove:.1?}")
 }
+
+#[test]
+fn a_pool_without_metadata_space_says_so_and_still_shows_its_layers() {
+    let mut ground = Ground::with(&["dm.loopdatasize=1G", "dm.loopmetadatasize=512K", "dm.basesize=64M"]);
+    ground.option("dm.min_free_space", "0%");
+    let driver = ground.open();
+    driver.rw("first", None).unwrap();
+    let mut made = 0;
+    while driver.line("Pool State") == "rw" {
+        assert!(made < 400, "metadata never ran out: {}", driver.status().unwrap().text);
+        let name = format!("l{made}");
+        made += 1;
+        if driver.rw(&name, None).is_ok()
+            && let Ok(root) = driver.up(&name)
+        {
+            let written = std::fs::write(root.join("file"), vec![0x5a; 3 << 20]);
+            let _ = written.and_then(|()| std::fs::File::open(root.join("file"))?.sync_all());
+            driver.down(&name).unwrap();
+        }
+    }
+    for refused in [driver.rw("more", None).unwrap_err(), driver.rm("first").unwrap_err()] {
+        assert!(refused.to_string().contains("is in state ro"), "{refused}");
+    }
+    driver.cleanup().unwrap();
+    drop(driver);
+    let driver = ground.open();
+    assert_eq!(driver.line("Pool State"), "ro");
+    assert!(driver.has("first") && !driver.has("more"));
+    assert!(driver.up("first").is_err() || driver.down("first").is_ok());
+    ground.finish(driver);
+}

@@ -104,7 +104,10 @@ impl Devices {
                 }
                 Deleted::Later
             }
-            Err(e) if !is_unknown_id(&e) => return Err(self.blame_pool(e)),
+            Err(e) if !is_unknown_id(&e) => {
+                // Else the next start would take it for interrupted, and complete what was reported as failed.
+                return Err(with_cleanup(self.blame_pool(e), self.store.forget_transaction()));
+            }
             _ => {
                 self.forget_gone(&mut ledger, device)?;
                 Deleted::Gone
