@@ -30,14 +30,17 @@ pub fn output(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What the devices whose kernel name starts with `kind` say in a file of sysfs. Starts no program.
+fn sysfs(kind: &str, file: &str) -> Vec<String> {
+    let blocks = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    let ours = blocks.filter(|entry| entry.file_name().to_str().unwrap().starts_with(kind));
+    let read = ours.filter_map(|entry| std::fs::read_to_string(entry.path().join(file)).ok());
+    read.map(|text| text.trim_end().to_owned()).collect()
+}
+
 /// Names of all device-mapper devices.
 pub fn devices() -> Vec<String> {
-    let listed = output("dmsetup", &["ls"]);
-    listed
-        .lines()
-        .filter(|line| *line != "No devices found")
-        .map(|line| line.split('\t').next().unwrap().to_owned())
-        .collect()
+    sysfs("dm-", "dm/name")
 }
 
 pub struct Ground {
@@ -100,16 +103,23 @@ impl Ground {
     }
 
     pub fn check(&self) {
+        self.check_nothing_is_left();
+        if self.dir.join("pool").exists() {
+            self.on_metadata("thin_check");
+        }
+    }
+
+    /// No mount, device, loop device or node.
+    pub fn check_nothing_is_left(&self) {
         assert_eq!(super::common::mounts_below(&self.dir), [""; 0], "mounts are left");
         eventually("no device is left", || devices().is_empty());
         let pool = self.dir.join("pool");
         let ours = pool.to_str().unwrap();
-        eventually("no loop device is left", || !output("losetup", &["-a"]).contains(ours));
+        eventually("no loop device is left", || {
+            !sysfs("loop", "loop/backing_file").iter().any(|file| file.starts_with(ours))
+        });
         let nodes: Vec<_> = std::fs::read_dir("/dev/mapper").unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(nodes, ["control"], "nodes are left");
-        if pool.exists() {
-            self.on_metadata("thin_check");
-        }
     }
 
     /// The ids of the thin devices that the pool of a closed driver holds.
