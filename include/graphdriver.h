@@ -95,8 +95,9 @@ extern "C" {
 // @return 0, or -1 with errno and graphdriver_last_error() set. After a failure the driver that was there before, if
 //         any, stays.
 //
-// All arguments are copied. May be called again at any time, from any thread; it waits for calls under way, and calls made
-// meanwhile fail with ENOTCONN. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
+// All arguments are copied. May be called again at any time, from any thread but in no callback of this library (EBUSY); it
+// waits for calls under way, and calls made meanwhile fail with ENOTCONN. A driver that was there before is cleaned up, as far
+// as its mounted layers allow, if its home is another one. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
 // EBUSY if another thread is initialising or cleaning up, else that of the system call that failed.
 int graphdriver_init(const char *name,
                      const char *isulad_root,
@@ -158,7 +159,8 @@ char *graphdriver_mount_layer(const char *id,
 // Thread-safe. errno: EINVAL for a bad id, ENOTCONN before graphdriver_init, else that of the system call that failed.
 int graphdriver_umount_layer(const char *id);
 
-// Tells whether a layer is there and whole; a layer whose unpacking did not finish is not.
+// Tells whether a layer is there with its content; a layer whose unpacking did not finish is not. One whose link to its parents
+// is damaged is there: graphdriver_try_repair_lowers mends it.
 //
 // @param id  the layer, not NULL
 // @return true or false; false with errno and graphdriver_last_error() set if it cannot be found out.
@@ -209,7 +211,8 @@ struct graphdriver_status *graphdriver_get_status(void);
 // @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
 //
 // Thread-safe; waits for calls under way. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
-// if layers are still mounted below home or another thread is initialising or cleaning up, ENOTCONN before graphdriver_init.
+// if layers are still mounted below home, another thread is initialising or cleaning up, or in a callback of this library;
+// ENOTCONN before graphdriver_init.
 int graphdriver_cleanup(void);
 
 // The same as graphdriver_init, with the driver's home at <storage_root>/<name>.
@@ -270,7 +273,8 @@ const char *graphdriver_last_error(void);
 //
 // @param callback  called on the thread that logs, also on several at a time, with a severity as in syslog(3) (3 error,
 //                  4 warning, 6 information, 7 debugging) and a line without newline that is valid during the call. It may call
-//                  the library, and must return. NULL: no more log.
+//                  the library, but neither graphdriver_init nor graphdriver_cleanup nor on a layer that is being worked on
+//                  (EBUSY), and must return. NULL: no more log.
 // @param user      handed to the callback
 //
 // Thread-safe. A call of the previous callback may still be under way when this returns.

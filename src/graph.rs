@@ -2,8 +2,10 @@
 
 use crate::driver::Driver;
 use crate::error::{Context, Error, Kind, Result};
+use crate::log;
 use crate::{devmapper, overlay};
-use std::path::Path;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Makes a driver ready on a home directory. `name` is the name it was asked for by.
@@ -41,40 +43,103 @@ pub struct Graph {
 
 #[derive(Default)]
 struct State {
-    driver: Option<Arc<dyn Driver>>,
+    selected: Option<Selected>,
     users: usize,
     changing: bool,
+}
+
+/// The driver in use, and how it was asked for.
+struct Selected {
+    driver: Arc<dyn Driver>,
+    request: Request,
+}
+
+/// The arguments of [`open`].
+#[derive(Clone)]
+struct Request {
+    name: String,
+    storage_root: PathBuf,
+    options: Vec<String>,
+}
+
+impl Request {
+    fn open(self) -> Result<Selected> {
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let driver = open(&self.name, &self.storage_root, &options)?;
+        Ok(Selected { driver: driver.into(), request: self })
+    }
+
+    /// Whether both have the same home directory, by whatever path.
+    fn shares_home(&self, other: &Request) -> bool {
+        let home = |request: &Request| {
+            let path = request.storage_root.join(&request.name);
+            path.canonicalize().unwrap_or(path)
+        };
+        home(self) == home(other)
+    }
+}
+
+thread_local! {
+    /// Operations that the calling thread is in: a callback of one of them may be running.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Graph {
     /// A place without a driver.
     #[must_use]
     pub const fn new() -> Graph {
-        Graph { state: Mutex::new(State { driver: None, users: 0, changing: false }), idle: Condvar::new() }
+        Graph { state: Mutex::new(State { selected: None, users: 0, changing: false }), idle: Condvar::new() }
     }
 
-    /// Initialises a driver ([`open`]) in place of the present one, which is kept if that fails.
+    /// Initialises a driver ([`open`]) in place of the present one, which is kept if that fails. If the two have different homes,
+    /// the present one is cleaned up as far as its layers that are still in use allow.
     ///
     /// # Errors
-    /// As for [`open`].
+    /// As for [`open`]; [`Kind::Busy`] from a callback of an operation, or while another thread does the same.
     pub fn init(&self, name: &str, storage_root: &Path, options: &[&str]) -> Result<()> {
+        let request = Request {
+            name: name.to_owned(),
+            storage_root: storage_root.to_owned(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        };
         let change = self.change()?;
-        let driver = open(name, storage_root, options)?;
-        // The old driver is dropped outside the lock, and before anyone can use the new one.
-        let old = change.graph.lock().driver.replace(driver.into());
-        drop(old);
-        Ok(())
+        let old = change.graph.lock().selected.take();
+        let (selected, outcome) = match old {
+            // A store has one driver at a time: the old one goes first, and comes back if there is no new one.
+            Some(old) if old.request.shares_home(&request) => {
+                let before = old.request;
+                drop(old.driver);
+                match request.open() {
+                    Ok(new) => (Some(new), Ok(())),
+                    Err(e) => match before.open() {
+                        Ok(old) => (Some(old), Err(e)),
+                        Err(other) => (None, Err(e.and_also(other))),
+                    },
+                }
+            }
+            old => match request.open() {
+                Ok(new) => {
+                    if let Some(Err(e)) = old.map(|old| old.driver.cleanup()) {
+                        log::warn!("the driver before is not cleaned up: {e}");
+                    }
+                    (Some(new), Ok(()))
+                }
+                Err(e) => (old, Err(e)),
+            },
+        };
+        change.graph.lock().selected = selected;
+        outcome
     }
 
     /// Cleans the driver up ([`Driver::cleanup`]) and lets go of it.
     ///
     /// # Errors
-    /// There is none, or it cannot be cleaned up and stays.
+    /// There is none, or it cannot be cleaned up and stays; [`Kind::Busy`] from a callback of an operation.
     pub fn cleanup(&self) -> Result<()> {
         let change = self.change()?;
-        let driver = change.graph.lock().driver.clone().ok_or_else(not_initialised)?;
+        let driver = change.graph.lock().driver()?;
         driver.cleanup()?;
-        let last = change.graph.lock().driver.take();
+        let last = change.graph.lock().selected.take();
         drop(last);
         Ok(())
     }
@@ -90,16 +155,21 @@ impl Graph {
                 let what = "the driver is being initialised or cleaned up by another thread";
                 return Err(Error::new(Kind::NotInitialised, what));
             }
-            let driver = state.driver.clone().ok_or_else(not_initialised)?;
+            let driver = state.driver()?;
             state.users += 1;
             driver
         };
+        DEPTH.set(DEPTH.get() + 1);
         let _user = User(self);
         operation(&*driver)
     }
 
     /// Keeps new operations out and waits for those under way.
     fn change(&self) -> Result<Change<'_>> {
+        if DEPTH.get() > 0 {
+            let what = "the calling thread is in a callback of an operation, which would have to end first";
+            return Err(Error::new(Kind::Busy, what));
+        }
         let mut state = self.lock();
         if state.changing {
             return Err(Error::new(Kind::Busy, "the driver is being initialised or cleaned up by another thread"));
@@ -117,8 +187,11 @@ impl Graph {
     }
 }
 
-fn not_initialised() -> Error {
-    Error::new(Kind::NotInitialised, "no driver is initialised").hint("call graphdriver_init first")
+impl State {
+    fn driver(&self) -> Result<Arc<dyn Driver>> {
+        let none = || Error::new(Kind::NotInitialised, "no driver is initialised").hint("call graphdriver_init first");
+        self.selected.as_ref().map(|selected| Arc::clone(&selected.driver)).ok_or_else(none)
+    }
 }
 
 /// An operation under way; ends also when it panics.
@@ -126,6 +199,7 @@ struct User<'a>(&'a Graph);
 
 impl Drop for User<'_> {
     fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
         let mut state = self.0.lock();
         state.users -= 1;
         if state.changing {

@@ -441,14 +441,21 @@ fn root_an_unsuitable_filesystem_is_refused_with_the_reason() {
 
 #[test]
 fn root_xfs_and_tmpfs_serve_as_backing_filesystem() {
-    let store = Store::new();
-    common::run(std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(store.root()));
-    let subject = Rust::default();
-    subject.init("overlay2", &store.root(), QUICK).unwrap();
-    assert_eq!(subject.status().unwrap().1, "tmpfs");
-    subject.create_rw("c", None).unwrap();
-    subject.mount("c", &[]).unwrap();
-    subject.umount("c").unwrap();
-    subject.cleanup().unwrap();
-    common::run(std::process::Command::new("umount").arg(store.root()));
+    let store = Store::with("mkfs.xfs", &["-q"], "loop");
+    for (name, fs) in [("xfs", "xfs"), ("tmpfs", "tmpfs")] {
+        let root = store.root().join(name);
+        fs::create_dir(&root).unwrap();
+        if name == "tmpfs" {
+            common::run(std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&root));
+        }
+        let subject = Rust::default();
+        subject.init("overlay2", &root, &[]).unwrap();
+        assert_eq!(subject.status().unwrap().1, fs);
+        subject.create_ro("a", None).unwrap();
+        subject.apply("a", &Tar::new().file("f", "x").done()).unwrap();
+        subject.create_rw("c", Some("a")).unwrap();
+        assert_eq!(names(&subject.mount("c", &[]).unwrap()), ["f"]);
+        subject.umount("c").unwrap();
+        subject.cleanup().unwrap();
+    }
 }

@@ -104,7 +104,8 @@ pub extern "C" fn graphdriver_last_error() -> *const c_char {
 ///
 /// @param callback  called on the thread that logs, also on several at a time, with a severity as in syslog(3) (3 error,
 ///                  4 warning, 6 information, 7 debugging) and a line without newline that is valid during the call. It may call
-///                  the library, and must return. NULL: no more log.
+///                  the library, but neither graphdriver_init nor graphdriver_cleanup nor on a layer that is being worked on
+///                  (EBUSY), and must return. NULL: no more log.
 /// @param user      handed to the callback
 ///
 /// Thread-safe. A call of the previous callback may still be under way when this returns.

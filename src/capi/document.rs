@@ -18,8 +18,9 @@ use std::ptr;
 /// @return 0, or -1 with errno and graphdriver_last_error() set. After a failure the driver that was there before, if
 ///         any, stays.
 ///
-/// All arguments are copied. May be called again at any time, from any thread; it waits for calls under way, and calls made
-/// meanwhile fail with ENOTCONN. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
+/// All arguments are copied. May be called again at any time, from any thread but in no callback of this library (EBUSY); it
+/// waits for calls under way, and calls made meanwhile fail with ENOTCONN. A driver that was there before is cleaned up, as far
+/// as its mounted layers allow, if its home is another one. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
 /// EBUSY if another thread is initialising or cleaning up, else that of the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_init(
@@ -143,7 +144,8 @@ pub unsafe extern "C" fn graphdriver_umount_layer(id: *const c_char) -> c_int {
     })
 }
 
-/// Tells whether a layer is there and whole; a layer whose unpacking did not finish is not.
+/// Tells whether a layer is there with its content; a layer whose unpacking did not finish is not. One whose link to its parents
+/// is damaged is there: graphdriver_try_repair_lowers mends it.
 ///
 /// @param id  the layer, not NULL
 /// @return true or false; false with errno and graphdriver_last_error() set if it cannot be found out.
@@ -241,7 +243,8 @@ pub extern "C" fn graphdriver_get_status() -> *mut graphdriver_status {
 /// @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
 ///
 /// Thread-safe; waits for calls under way. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
-/// if layers are still mounted below home or another thread is initialising or cleaning up, ENOTCONN before graphdriver_init.
+/// if layers are still mounted below home, another thread is initialising or cleaning up, or in a callback of this library;
+/// ENOTCONN before graphdriver_init.
 #[unsafe(no_mangle)]
 pub extern "C" fn graphdriver_cleanup() -> c_int {
     guard("graphdriver_cleanup", -1, || GRAPH.cleanup().map(|()| 0))

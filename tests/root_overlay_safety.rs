@@ -1,0 +1,388 @@
+//! What must never happen to an overlay2 store: content lost or hidden, whatever is damaged, killed or done at the same time.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // C callbacks
+
+mod common;
+
+use common::subject::{C, Rust, Subject};
+use common::{Store, Tar, mounts_below, run};
+use graphdriver::capi;
+use nix::errno::Errno;
+use std::ffi::{CStr, c_char, c_void};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const QUICK: &[&str] = &["overlay2.sync=none"];
+
+struct World {
+    subject: Rust,
+    store: Store,
+}
+
+impl World {
+    fn new() -> World {
+        let world = World { subject: Rust::default(), store: Store::new() };
+        world.subject.init("overlay", &world.store.root(), QUICK).unwrap();
+        world
+    }
+
+    fn home(&self) -> PathBuf {
+        self.store.root().join("overlay")
+    }
+
+    fn fill(&self, id: &str, parent: Option<&str>, file: &str) {
+        self.subject.create_ro(id, parent).unwrap();
+        self.subject.apply(id, &Tar::new().file(file, "x").done()).unwrap();
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn root_a_parent_is_never_replaced_even_when_its_link_is_lost() {
+    let w = World::new();
+    w.fill("a", None, "f");
+    w.subject.create_rw("c", Some("a")).unwrap();
+    let root = w.subject.mount("c", &[]).unwrap();
+    for damage in ["", "garbage/../x"] {
+        fs::write(w.home().join("a/link"), damage).unwrap();
+        assert_eq!(w.subject.create_ro("a", None).unwrap_err().errno, Errno::EEXIST as i32, "{damage:?}");
+    }
+    fs::remove_file(w.home().join("a/link")).unwrap();
+    assert_eq!(w.subject.create_ro("a", None).unwrap_err().errno, Errno::EEXIST as i32, "no link");
+    assert_eq!(names(&root), ["f"]);
+    w.subject.umount("c").unwrap();
+}
+
+#[test]
+fn root_what_is_no_layer_does_not_block_its_id() {
+    let w = World::new();
+    fs::write(w.home().join("file"), "x").unwrap();
+    symlink("/nowhere/RO/gone", w.home().join("gone")).unwrap();
+    for id in ["file", "gone"] {
+        w.subject.create_ro(id, None).unwrap();
+        assert!(w.subject.exists(id));
+    }
+}
+
+#[test]
+fn root_a_home_behind_symlinks_is_bound_once_and_its_mounts_are_respected() {
+    let store = Store::new();
+    fs::create_dir_all(store.root().join("disk/layers")).unwrap();
+    fs::create_dir(store.root().join("lib")).unwrap();
+    symlink("../disk/layers", store.root().join("lib/overlay")).unwrap();
+    symlink("lib", store.root().join("graph")).unwrap();
+    for _ in 0..3 {
+        let subject = Rust::default();
+        subject.init("overlay", &store.root().join("graph"), QUICK).unwrap();
+    }
+    assert_eq!(mounts_below(&store.root()).len(), 1, "one bind mount for three starts");
+    let subject = Rust::default();
+    subject.init("overlay", &store.root().join("graph"), QUICK).unwrap();
+    subject.create_rw("c", None).unwrap();
+    let root = subject.mount("c", &[]).unwrap();
+    assert_eq!(root, store.root().join("graph/overlay/c/merged"), "the path is the caller's");
+    fs::write(root.join("f"), "x").unwrap();
+    assert_eq!(subject.cleanup().unwrap_err().errno, Errno::EBUSY as i32);
+    assert_eq!(names(&root), ["f"], "the mount of a running container");
+    subject.umount("c").unwrap();
+    subject.cleanup().unwrap();
+    assert_eq!(mounts_below(&store.root()), [""; 0]);
+}
+
+#[test]
+fn root_a_mount_of_the_administrators_own_stays_at_cleanup() {
+    let store = Store::new();
+    for dir in ["elsewhere", "overlay"] {
+        fs::create_dir(store.root().join(dir)).unwrap();
+    }
+    run(Command::new("mount").arg("--bind").args([store.root().join("elsewhere"), store.root().join("overlay")]));
+    let subject = Rust::default();
+    subject.init("overlay", &store.root(), QUICK).unwrap();
+    subject.create_ro("a", None).unwrap();
+    subject.cleanup().unwrap();
+    assert!(store.root().join("overlay/a").is_dir(), "the administrator's mount is gone");
+}
+
+#[test]
+fn root_a_start_that_fails_leaves_no_mount_and_the_driver_before() {
+    let w = World::new();
+    w.fill("a", None, "f");
+    let other = w.store.root().join("other");
+    for bad in ["overlay2.size=1G", "overlay2.nope=1"] {
+        assert!(w.subject.init("overlay", &other, &[bad]).is_err());
+        assert!(!mounts_below(&w.store.root()).iter().any(|point| point.contains("/other")), "{bad}");
+        assert!(w.subject.init("overlay", &w.store.root(), &[bad]).is_err());
+        assert!(w.subject.exists("a"), "{bad}: the driver before must stay");
+    }
+    w.subject.init("overlay", &other, QUICK).unwrap();
+    assert_eq!(mounts_below(&w.store.root()), [other.join("overlay").to_str().unwrap()], "the first home is let go of");
+    w.subject.cleanup().unwrap();
+}
+
+#[test]
+fn root_ids_of_255_bytes_are_mounted() {
+    let w = World::new();
+    let (parent, child) = ("p".repeat(255), "c".repeat(255));
+    w.fill(&parent, None, "f");
+    w.subject.create_rw(&child, Some(&parent)).unwrap();
+    for id in [&parent, &child] {
+        assert_eq!(names(&w.subject.mount(id, &[]).unwrap()), ["f"]);
+        w.subject.umount(id).unwrap();
+        assert_eq!(mounts_below(&w.home()), [""; 0]);
+    }
+    w.subject.remove(&child).unwrap();
+}
+
+#[test]
+fn root_a_missing_part_is_told_as_damage() {
+    let w = World::new();
+    w.fill("a", None, "f");
+    w.subject.create_rw("c", Some("a")).unwrap();
+    fs::rename(w.home().join("a"), w.home().join(".aside")).unwrap();
+    let failure = w.subject.mount("c", &[]).unwrap_err();
+    assert!(failure.errno == Errno::EUCLEAN as i32 && failure.text.contains("is missing"), "{failure:?}");
+    fs::rename(w.home().join(".aside"), w.home().join("a")).unwrap();
+    fs::remove_dir(w.home().join("c/merged")).unwrap();
+    assert_eq!(w.subject.mount("c", &[]).unwrap_err().errno, Errno::EUCLEAN as i32);
+}
+
+#[test]
+fn root_one_damaged_layer_does_not_keep_others_from_being_mended() {
+    let w = World::new();
+    w.fill("a", None, "f");
+    w.fill("x", None, "g");
+    w.fill("y", None, "h");
+    w.subject.create_rw("c", Some("a")).unwrap();
+    fs::copy(w.home().join("x/link"), w.home().join("y/link")).unwrap();
+    let link = fs::read_to_string(w.home().join("a/link")).unwrap();
+    fs::remove_file(w.home().join("l").join(link)).unwrap();
+    assert_eq!(names(&w.subject.mount("c", &[]).unwrap()), ["f"]);
+    w.subject.umount("c").unwrap();
+}
+
+#[test]
+fn root_a_label_reaches_the_kernel_whatever_its_length() {
+    use graphdriver::driver::MountOptions;
+    use graphdriver::graph::Graph;
+    use graphdriver::id::LayerId;
+    let store = Store::new();
+    let graph = Graph::new();
+    graph.init("overlay", &store.root(), QUICK).unwrap();
+    let id = LayerId::parse(b"c").unwrap();
+    graph.with(|d| d.create(&id, None, graphdriver::driver::Access::ReadWrite, &mut Default::default())).unwrap();
+    for label in ["system_u:object_r:container_file_t:s0:c1,c2".to_owned(), format!("u:r:t:s0:{}", "c1,".repeat(100))] {
+        let options = MountOptions { mount_label: Some(label.clone().into()), options: Vec::new() };
+        // Without SELinux the kernel does not know the option, and says so; with it, the mount carries the label.
+        match graph.with(|d| d.mount(&id, &options)) {
+            Ok(_) => graph.with(|d| d.umount(&id)).unwrap(),
+            Err(e) => assert!(e.errno() == Errno::EINVAL as i32 && e.to_string().contains("context"), "{e}"),
+        }
+    }
+    graph.cleanup().unwrap();
+}
+
+#[test]
+fn root_a_propagation_that_is_refused_leaves_no_mount() {
+    let w = World::new();
+    w.subject.create_rw("c", None).unwrap();
+    w.subject.mount("c", &["rshared", "rprivate"]).unwrap();
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert!(!table.lines().any(|line| line.contains("c/merged") && line.contains("shared:")), "the last word wins");
+    w.subject.umount("c").unwrap();
+}
+
+/// Threads of one test see its mount namespace, since it is theirs by birth.
+#[test]
+fn root_threads_that_mount_one_layer_make_one_mount() {
+    let w = World::new();
+    w.fill("a", None, "f");
+    w.subject.create_rw("c", Some("a")).unwrap();
+    for round in 0..50 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| w.subject.mount("c", &[]).unwrap());
+            }
+        });
+        assert_eq!(mounts_below(&w.home()).len(), 1, "round {round}");
+        w.subject.umount("c").unwrap();
+        assert_eq!(mounts_below(&w.home()), [""; 0], "round {round}");
+    }
+}
+
+#[test]
+fn root_a_layer_is_not_replaced_or_removed_under_an_unpack() {
+    let w = World::new();
+    let archive = (0..300).fold(Tar::new(), |tar, i| tar.file(&format!("f{i}"), "x")).done();
+    for round in 0..20 {
+        w.subject.create_ro("a", None).unwrap();
+        std::thread::scope(|scope| {
+            let unpacking = scope.spawn(|| w.subject.apply("a", &archive));
+            let removing =
+                scope.spawn(|| if round % 2 == 0 { w.subject.remove("a") } else { w.subject.create_ro("a", None) });
+            removing.join().unwrap().unwrap();
+            match unpacking.join().unwrap() {
+                // Before the removal, or into the layer that was made anew; never into one that is gone.
+                Ok(size) => assert_eq!(size, 300),
+                Err(failure) => assert_eq!(failure.errno, Errno::ENOENT as i32, "{failure:?}"),
+            }
+        });
+        w.subject.remove("a").unwrap();
+    }
+}
+
+unsafe extern "C" fn read_and_call_back(_: *mut c_void, _: *mut c_void, _: usize) -> isize {
+    let status = capi::graphdriver_get_status();
+    assert!(!status.is_null(), "operations are allowed");
+    unsafe { capi::free_graphdriver_status(status) };
+    assert_eq!(unsafe { capi::graphdriver_rm_layer(c"a".as_ptr()) }, -1);
+    assert_eq!(Errno::last(), Errno::EBUSY, "the layer itself");
+    assert_eq!(capi::graphdriver_cleanup(), -1);
+    assert_eq!(Errno::last(), Errno::EBUSY);
+    Errno::EINTR.set();
+    -1
+}
+
+#[test]
+fn root_a_callback_may_call_the_library_and_never_hangs_it() {
+    let store = Store::new();
+    let c = C::new();
+    c.init("overlay", &store.root(), QUICK).unwrap();
+    c.create_ro("a", None).unwrap();
+    let rc = unsafe {
+        capi::graphdriver_unpack_layer(c"a".as_ptr(), std::ptr::null_mut(), Some(read_and_call_back), std::ptr::null_mut())
+    };
+    assert_eq!(rc, -1, "a read function that is interrupted ends the unpack");
+    c.cleanup().unwrap();
+}
+
+extern "C" fn clean_up_on_warning(level: i32, _: *const c_char, _: *mut c_void) {
+    if level == 4 {
+        assert_eq!(capi::graphdriver_cleanup(), -1);
+    }
+}
+
+#[test]
+fn root_cleanup_in_the_log_callback_is_refused_and_does_not_hang() {
+    let store = Store::new();
+    let c = C::new();
+    c.init("overlay", &store.root(), QUICK).unwrap();
+    c.create_ro("a", None).unwrap();
+    unsafe { capi::graphdriver_set_log_callback(Some(clean_up_on_warning), std::ptr::null_mut()) };
+    c.create_ro("a", None).unwrap(); // warns that it replaces the layer
+    unsafe { capi::graphdriver_set_log_callback(None, std::ptr::null_mut()) };
+    c.cleanup().unwrap();
+}
+
+/// The program that is killed and traced: an example of this package, so that cargo builds it with the tests.
+fn victim() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let program = here.parent().unwrap().parent().unwrap().join("examples/victim");
+    assert!(program.exists(), "{} is missing: cargo test builds it unless told to build one test only", program.display());
+    program
+}
+
+/// Runs the victim and kills it at its `nth` call of `syscall`; false if it did not get that far.
+fn killed_at(root: &Path, syscall: &str, nth: usize) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={syscall}")]);
+    command.args(["-e", &format!("inject={syscall}:signal=SIGKILL:when={nth}")]);
+    let output = command.arg(victim()).arg(root).args(["create_rw new a", "remove old"]).output().unwrap();
+    let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+    assert!(killed || output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    killed
+}
+
+/// The process is killed at every call of every kind that changes the disk. After a restart each layer is whole or gone, no layer
+/// that was not touched has changed, and nothing half made is left.
+#[test]
+fn root_killed_anywhere_a_layer_is_whole_or_gone() {
+    let store = Store::new();
+    let mut kills = 0;
+    for syscall in
+        ["mkdirat", "symlinkat", "openat", "fsetxattr", "write", "fsync", "renameat", "renameat2", "unlinkat", "mknodat"]
+    {
+        for nth in 1.. {
+            let root = store.root().join(format!("{syscall}{nth}"));
+            {
+                let subject = Rust::default();
+                subject.init("overlay", &root, QUICK).unwrap();
+                for (id, parent) in [("a", None), ("old", Some("a"))] {
+                    subject.create_ro(id, parent).unwrap();
+                    subject.apply(id, &Tar::new().file(id, "x").done()).unwrap();
+                }
+                subject.cleanup().unwrap();
+            }
+            // Calls of the program's start come first; kills there prove nothing but do no harm.
+            let killed = killed_at(&root, syscall, nth);
+            let subject = Rust::default();
+            subject.init("overlay", &root, QUICK).unwrap();
+            let home = root.join("overlay");
+            assert!(subject.exists("a"), "{syscall} {nth}");
+            for (id, content) in [("new", vec!["a"]), ("old", vec!["a", "old"])] {
+                if home.join(id).exists() {
+                    assert!(subject.exists(id), "{syscall} {nth}: half of '{id}'");
+                    assert_eq!(names(&subject.mount(id, &[]).unwrap()), content, "{syscall} {nth}");
+                    subject.umount(id).unwrap();
+                } else {
+                    assert!(!subject.exists(id));
+                }
+            }
+            assert!(names(&home).iter().all(|name| !name.starts_with('.')), "{syscall} {nth}: {:?}", names(&home));
+            let layers = names(&home).iter().filter(|name| ["a", "new", "old"].contains(&name.as_str())).count();
+            assert_eq!(names(&home.join("l")).len(), layers, "{syscall} {nth}: links");
+            subject.cleanup().unwrap();
+            fs::remove_dir_all(&root).unwrap();
+            kills += usize::from(killed);
+            if !killed {
+                break;
+            }
+        }
+    }
+    assert!(kills > 60, "{kills} kills");
+}
+
+/// Durability is on by default: a create syncs its small files and their directory before the rename and nothing else; an unpack
+/// ends with one syncfs, then the mark goes and that is synced; no file is synced by itself.
+#[test]
+fn root_what_is_synced_and_when() {
+    let store = Store::new();
+    let subject = Rust::default();
+    subject.init("overlay", &store.root(), &[]).unwrap();
+    subject.create_ro("a", None).unwrap();
+    subject.cleanup().unwrap();
+    let (log, archive) = (store.root().join("trace"), store.root().join("archive"));
+    fs::write(&archive, Tar::new().file("f", "x").file("g", "y").done()).unwrap();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,sync,renameat2,fremovexattr,rmdir", "-o"]).arg(&log);
+    run(command.arg(victim()).arg(store.root()).args(["create_ro b a", &format!("apply b {}", archive.display())]));
+    let trace = fs::read_to_string(&log).unwrap();
+    let calls = |number: usize| -> Vec<String> {
+        let between = trace.split("/mark-").nth(number + 1).unwrap();
+        let lines = between.lines().skip(1).filter(|line| !line.contains("rmdir("));
+        lines
+            .map(|line| line.split(' ').find(|word| word.contains('(')).unwrap().split('(').next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(calls(0), ["fsync", "fsync", "fsync", "renameat2"], "lower, link, their directory, then its name");
+    assert_eq!(calls(1), ["syncfs", "fremovexattr", "fsync"]);
+}
+
+#[test]
+fn root_error_texts_are_per_thread() {
+    let store = Store::new();
+    let c = C::new();
+    c.init("overlay", &store.root(), QUICK).unwrap();
+    let text = || unsafe { CStr::from_ptr(capi::graphdriver_last_error()) }.to_str().unwrap().to_owned();
+    c.mount("nobody", &[]).unwrap_err();
+    assert!(text().contains("nobody"));
+    assert_eq!(std::thread::spawn(text).join().unwrap(), "");
+    c.cleanup().unwrap();
+}
