@@ -24,7 +24,9 @@ impl Overlay {
         Ok(items)
     }
 
+    /// Of a layer that is whole: not while it is being filled or removed.
     pub(super) fn size_of(&self, id: &LayerId) -> Result<u64> {
+        let _held = self.locks.hold(&[id.as_str()])?;
         tree::size(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
     }
 
