@@ -95,17 +95,12 @@ pub trait Driver: Send + Sync {
     /// It could not be found out.
     fn exists(&self, id: &LayerId) -> Result<bool>;
 
-    /// Unpacks a layer archive (see [`crate::archive`]) into the layer. `content` is read on the calling thread.
+    /// Unpacks a layer archive (see [`crate::archive`]) into the layer. `content` is read on the calling thread. `size`, if wanted,
+    /// receives the size of the layer: the sum of the sizes, in bytes, of all that is not a directory, each inode once.
     ///
     /// # Errors
     /// The archive is malformed, exceeds a limit, or could not be written whole; the layer is then empty or marked unusable.
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read) -> Result<()>;
-
-    /// The sum of the sizes, in bytes, of all that is not a directory in the layer itself, each inode once.
-    ///
-    /// # Errors
-    /// The layer does not exist or cannot be read.
-    fn layer_size(&self, id: &LayerId) -> Result<u64>;
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()>;
 
     /// Where the layer's parts are.
     ///

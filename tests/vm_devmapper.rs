@@ -368,8 +368,9 @@ fn layers_are_used_while_others_are_filled_made_and_removed() {
             for n in 0..4 {
                 let name = format!("filled{n}");
                 driver.create_read_only(&name).unwrap();
-                driver.apply_diff(&id(&name), &mut &archive[..]).unwrap();
-                assert_eq!(driver.layer_size(&id(&name)).unwrap(), 200 * 20_000);
+                let mut size = 0;
+                driver.apply_diff(&id(&name), &mut &archive[..], Some(&mut size)).unwrap();
+                assert_eq!(size, 200 * 20_000);
             }
         });
         scope.spawn(|| {
@@ -396,7 +397,7 @@ fn usage_is_what_a_layer_adds() {
     let driver = ground.open();
     driver.create_read_only("image").unwrap();
     let archive = (0..50).fold(common::Tar::new(), |tar, n| tar.file(&format!("file{n}"), &"x".repeat(100_000))).done();
-    driver.apply_diff(&id("image"), &mut &archive[..]).unwrap();
+    driver.apply_diff(&id("image"), &mut &archive[..], None).unwrap();
     let image = driver.layer_usage(&id("image")).unwrap();
     assert!(image.bytes >= 5_000_000 && image.bytes < 12_000_000, "{image:?}");
     assert!((50..60).contains(&image.inodes), "{image:?}");
@@ -498,7 +499,7 @@ fn a_pool_without_data_space_says_so_and_recovers() {
     driver.down("small").unwrap();
     driver.create_read_only("half").unwrap();
     let archive = (0..100).fold(common::Tar::new(), |tar, n| tar.file(&format!("file{n}"), &"x".repeat(1_000_000))).done();
-    let failure = driver.apply_diff(&id("half"), &mut &archive[..]).unwrap_err();
+    let failure = driver.apply_diff(&id("half"), &mut &archive[..], None).unwrap_err();
     assert!(failure.to_string().contains("out_of_data_space") && failure.kind() == Kind::NoSpace, "{failure}");
     assert!(!driver.has("half"));
     assert_eq!(driver.up("half").unwrap_err().kind(), Kind::Corrupt);
@@ -795,7 +796,7 @@ fn killed_at_every_moment_of_filling_a_layer() {
     let archive = common::Tar::new().file("a", "1").file("b", "2").done();
     let apply = |driver: &DeviceMapper| {
         driver.create_read_only("l1")?;
-        driver.apply_diff(&id("l1"), &mut &archive[..])
+        driver.apply_diff(&id("l1"), &mut &archive[..], None)
     };
     kill_at_every_moment(&ground, From::Operation, apply, |driver| {
         match driver.up("l1") {
@@ -805,7 +806,7 @@ fn killed_at_every_moment_of_filling_a_layer() {
         driver.down("l1").unwrap();
         // What a daemon does after a crash: it pulls again.
         driver.create_read_only("l1").unwrap();
-        driver.apply_diff(&id("l1"), &mut &archive[..]).unwrap();
+        driver.apply_diff(&id("l1"), &mut &archive[..], None).unwrap();
         driver.rm("l1").unwrap();
     });
 }
@@ -844,7 +845,7 @@ fn operations_cost_what_the_documentation_says() {
         ("umount again", cost(&|| driver.down("l1").unwrap())),
         ("rm", cost(&|| driver.rm("l2").unwrap())),
         ("create with growth", cost(&|| driver.sized("l3", None, "80M").unwrap())),
-        ("apply_diff", cost(&|| driver.apply_diff(&id("l3"), &mut &archive[..]).unwrap())),
+        ("apply_diff", cost(&|| driver.apply_diff(&id("l3"), &mut &archive[..], None).unwrap())),
         ("status", cost(&|| drop(driver.status().unwrap()))),
     ];
     for row in &rows {

@@ -194,11 +194,11 @@ pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size:
     // SAFETY: the caller's promise.
     let id = unsafe { input::layer_id(id) }?;
     GRAPH.with(|driver| {
-        driver.apply_diff(&id, &mut content)?;
+        let mut size = 0;
+        driver.apply_diff(&id, &mut content, (!layer_size.is_null()).then_some(&mut size))?;
         if !layer_size.is_null() {
-            let size = i64::try_from(driver.layer_size(&id)?).unwrap_or(i64::MAX);
             // SAFETY: the caller's promise. What it points to may be uninitialised.
-            unsafe { layer_size.write(size) };
+            unsafe { layer_size.write(i64::try_from(size).unwrap_or(i64::MAX)) };
         }
         Ok(0)
     })

@@ -145,12 +145,8 @@ impl Driver for DeviceMapper {
         Ok(found.is_some_and(|device| !device.deleted && !device.incomplete))
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
-        self.shared.apply(id, content).context(|| format!("unpack into layer '{id}'"))
-    }
-
-    fn layer_size(&self, id: &LayerId) -> Result<u64> {
-        self.shared.size(id).context(|| format!("measure layer '{id}'"))
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
+        self.shared.apply(id, content, size).context(|| format!("unpack into layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -1,7 +1,7 @@
 //! The contents of the metadata files: JSON as the C module writes it, byte for byte.
 //!
 //! Members whose value is zero, false or empty are left out; a missing member means just that. Members that are not known
-//! are ignored. The C module ignores ours (`parent`, `read_only`, `incomplete`, `layer_size`) and drops them when it rewrites a
+//! are ignored. The C module ignores ours (`parent`, `read_only`, `incomplete`) and drops them when it rewrites a
 //! file.
 
 use super::ids::DeviceId;
@@ -30,8 +30,6 @@ pub(super) struct Device {
     pub read_only: bool,
     /// Something that it needs was begun and has not ended: its content cannot be trusted. Ours.
     pub incomplete: bool,
-    /// Sum of the sizes of the files that were unpacked into it, if that happened. Ours.
-    pub layer_size: Option<u64>,
 }
 
 /// `deviceset-metadata`.
@@ -129,7 +127,6 @@ impl Device {
             parent: members.text("parent")?,
             read_only: members.flag("read_only")?,
             incomplete: members.flag("incomplete")?,
-            layer_size: members.take("layer_size", |value| value.as_u64().map(Some))?,
         })
     }
 
@@ -144,9 +141,6 @@ impl Device {
             .member("parent", &self.parent.as_str().into())
             .member("read_only", &self.read_only.into())
             .member("incomplete", &self.incomplete.into());
-        if let Some(size) = self.layer_size {
-            text.present("layer_size", &size.into());
-        }
         text.end()
     }
 }
@@ -233,7 +227,7 @@ mod tests {
     #[test]
     fn our_own_members_survive() {
         let parent = "p\"\\".to_owned();
-        let device = Device { parent, read_only: true, incomplete: true, layer_size: Some(0), ..Device::default() };
+        let device = Device { parent, read_only: true, incomplete: true, ..Device::default() };
         assert_eq!(Device::parse("", &device.text()).unwrap(), device);
         assert_eq!(DeviceSet::default().text(), b"{\n}\n");
     }

@@ -9,9 +9,7 @@ use crate::driver::{Metadatum, Status, Usage};
 use crate::error::Result;
 use crate::id::LayerId;
 use crate::sys::{dm_event, fs};
-use crate::tree;
 use std::fmt::Write;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Metadata block size of every thin pool, bytes: `THIN_METADATA_BLOCK_SIZE` of the kernel's `dm-thin-metadata.h`.
@@ -26,16 +24,6 @@ impl Shared {
             ("DeviceName", self.devices.names.device(&device.hash, device.device_id).into()),
             ("MergedDir", self.mount_point(id.as_str()).join("rootfs").into()),
         ])
-    }
-
-    /// What was unpacked into the layer; for one that nothing was unpacked into, all that it shows.
-    pub(super) fn size(&self, id: &LayerId) -> Result<u64> {
-        let _held = self.locks.hold(&[id.as_str()])?;
-        let device = self.usable(id.as_str())?;
-        match device.layer_size {
-            Some(size) => Ok(size),
-            None => self.with_root(&device, id, |root| tree::size(root.as_fd())),
-        }
     }
 
     /// What the layer occupies beyond its parent, as the pool and the two filesystems count it.

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 impl Overlay {
     /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
     /// is refused until it is made anew. A failure in an empty layer leaves it empty.
-    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
+    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
         let _held = self.locks.hold(&[id.as_str()])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
@@ -31,6 +31,9 @@ impl Overlay {
             if outcome.root_opaque {
                 layer.set_root_opaque()?;
                 self.make_base(&layer)?;
+            }
+            if let Some(size) = size {
+                *size = tree::size(diff.as_fd())?;
             }
             self.finish(&layer)
         });

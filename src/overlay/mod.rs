@@ -81,12 +81,8 @@ impl Driver for Overlay {
         self.layer_exists(id).context(|| format!("look for layer '{id}'"))
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read) -> Result<()> {
-        self.apply(id, content).context(|| format!("unpack into layer '{id}'"))
-    }
-
-    fn layer_size(&self, id: &LayerId) -> Result<u64> {
-        self.size_of(id).context(|| format!("size of layer '{id}'"))
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
+        self.apply(id, content, size).context(|| format!("unpack into layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

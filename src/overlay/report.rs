@@ -24,12 +24,6 @@ impl Overlay {
         Ok(items)
     }
 
-    /// Of a layer that is whole: not while it is being filled or removed.
-    pub(super) fn size_of(&self, id: &LayerId) -> Result<u64> {
-        let _held = self.locks.hold(&[id.as_str()])?;
-        tree::size(Layer::open(&self.home.open()?, id)?.diff()?.as_fd())
-    }
-
     /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
         let diff = Layer::open(&self.home.open()?, id)?.diff()?;

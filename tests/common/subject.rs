@@ -97,8 +97,9 @@ impl Subject for Rust {
     fn apply(&self, id: &str, mut archive: &[u8]) -> Outcome<i64> {
         seen(LayerId::parse(id.as_bytes()).and_then(|id| {
             self.0.with(|driver| {
-                driver.apply_diff(&id, &mut archive)?;
-                driver.layer_size(&id).map(|size| i64::try_from(size).unwrap())
+                let mut size = 0;
+                driver.apply_diff(&id, &mut archive, Some(&mut size))?;
+                Ok(i64::try_from(size).unwrap())
             })
         }))
     }

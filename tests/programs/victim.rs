@@ -17,7 +17,7 @@ fn main() {
         let outcome = match words[0] {
             "create_ro" => graph.with(|d| d.create(&id(1), Some(&id(2)), Access::ReadOnly, &mut CreateOptions::default())),
             "create_rw" => graph.with(|d| d.create(&id(1), Some(&id(2)), Access::ReadWrite, &mut CreateOptions::default())),
-            "apply" => graph.with(|d| d.apply_diff(&id(1), &mut std::fs::File::open(words[2]).unwrap())),
+            "apply" => graph.with(|d| d.apply_diff(&id(1), &mut std::fs::File::open(words[2]).unwrap(), None)),
             "remove" => graph.with(|d| d.remove(&id(1))),
             other => panic!("no operation '{other}'"),
         };
