@@ -2,7 +2,7 @@
 //! inflates. Runs on the caller's thread.
 
 use super::limits::Limits;
-use super::ring::{BUFFER, Filler};
+use super::ring::BUFFER;
 use crate::error::{Error, Kind, Result};
 use std::io::{self, Read};
 
@@ -228,32 +228,39 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<(usize, bool)> {
 /// `EIO` of `asm-generic/errno-base.h`.
 const EIO: i32 = 5;
 
-/// Decodes the whole stream into the ring. Returns early, without an error, when the other end stops listening.
-pub(super) fn run(source: &mut dyn Read, ring: Filler, limits: &Limits) -> Result<()> {
+/// Where the decoded bytes go, in buffers that are handed back and forth.
+pub trait Sink {
+    /// A buffer to fill, not empty; `None` when nobody wants it any more.
+    fn buffer(&mut self) -> Option<Vec<u8>>;
+    /// Passes the first `length` bytes of a buffer on. `false`: nobody wants them any more.
+    fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool;
+}
+
+/// Decodes a whole stream. `false`: the sink stopped listening before its end.
+///
+/// # Errors
+/// The source fails, the stream is damaged or cut off, or it needs a larger window than is allowed.
+pub fn run(source: &mut dyn Read, sink: &mut dyn Sink, limits: &Limits) -> Result<bool> {
     let mut input = Input { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false };
     let format = Format::of(input.want(RECOGNISED_BY)?);
-    let whole = match format {
-        Format::Plain => copy(&mut input, &ring)?,
-        Format::Gzip => inflate(format, &mut Gzip(flate2::Decompress::new_gzip(WINDOW_BITS)), &mut input, &ring)?,
-        Format::Zstd => inflate(format, &mut Zstd::new(limits)?, &mut input, &ring)?,
-        Format::Xz => inflate(format, &mut Xz::new(limits)?, &mut input, &ring)?,
-        Format::Bzip2 => inflate(format, &mut Bzip2(bzip2::Decompress::new(false)), &mut input, &ring)?,
-    };
-    if whole {
-        ring.end();
+    match format {
+        Format::Plain => copy(&mut input, sink),
+        Format::Gzip => inflate(format, &mut Gzip(flate2::Decompress::new_gzip(WINDOW_BITS)), &mut input, sink),
+        Format::Zstd => inflate(format, &mut Zstd::new(limits)?, &mut input, sink),
+        Format::Xz => inflate(format, &mut Xz::new(limits)?, &mut input, sink),
+        Format::Bzip2 => inflate(format, &mut Bzip2(bzip2::Decompress::new(false)), &mut input, sink),
     }
-    Ok(())
 }
 
 /// Passes an uncompressed stream on; `false` when the other end stopped listening.
-fn copy(input: &mut Input<'_>, ring: &Filler) -> Result<bool> {
+fn copy(input: &mut Input<'_>, sink: &mut dyn Sink) -> Result<bool> {
     loop {
-        let Some(mut buffer) = ring.buffer() else { return Ok(false) };
+        let Some(mut buffer) = sink.buffer() else { return Ok(false) };
         let known = input.end - input.start;
         buffer[..known].copy_from_slice(&input.buffer[input.start..input.end]);
         input.start = input.end;
         let (got, ended) = if input.ended { (0, true) } else { fill(input.source, &mut buffer[known..])? };
-        if !ring.pass(buffer, known + got) {
+        if !sink.pass(buffer, known + got) {
             return Ok(false);
         }
         if ended {
@@ -264,9 +271,9 @@ fn copy(input: &mut Input<'_>, ring: &Filler) -> Result<bool> {
 
 /// Passes a compressed stream on; `false` when the other end stopped listening. What follows the last member is ignored, as
 /// the command line tools do.
-fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, ring: &Filler) -> Result<bool> {
+fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, sink: &mut dyn Sink) -> Result<bool> {
     loop {
-        let Some(mut buffer) = ring.buffer() else { return Ok(false) };
+        let Some(mut buffer) = sink.buffer() else { return Ok(false) };
         let mut length = 0;
         let mut finished = false;
         while length < buffer.len() && !finished {
@@ -285,7 +292,7 @@ fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, ring: &
                 input.want(known + 1)?;
             }
         }
-        if !ring.pass(buffer, length) {
+        if !sink.pass(buffer, length) {
             return Ok(false);
         }
         if finished {

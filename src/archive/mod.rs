@@ -70,14 +70,19 @@ pub struct Outcome {
 /// The archive is malformed, hostile or beyond a limit, `content` fails, or a system call does; the text names the entry. The
 /// target then holds part of the layer.
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
-    let (filler, drainer) = ring::ring();
-    let outcome = std::thread::scope(|scope| {
+    let (mut filler, drainer) = ring::ring();
+    let outcome = std::thread::scope(move |scope| {
         let placing = std::thread::Builder::new().name("unpack".into()).spawn_scoped(scope, move || {
             confined(target, options)?;
             place_all(Reader::new(drainer, &options.limits), target, options)
         });
         let placing = placing.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))?;
-        let fed = decode::run(content, filler, &options.limits);
+        let fed = decode::run(content, &mut filler, &options.limits);
+        if let Ok(true) = fed {
+            filler.end();
+        } else {
+            drop(filler); // which breaks the stream off
+        }
         let placed = placing.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the unpacking thread panicked")));
         match (fed, placed) {
             // A source that failed breaks the stream off under the other thread: its error is the cause.

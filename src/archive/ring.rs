@@ -1,5 +1,6 @@
 //! The bounded ring of buffers between the thread that reads and inflates and the thread that places.
 
+use super::decode::Sink;
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -40,17 +41,17 @@ pub(super) fn ring() -> (Filler, Drainer) {
     (Filler { full, free: freed }, Drainer { full: filled, free, current, position: 0, ended: false })
 }
 
-impl Filler {
-    /// A buffer to fill; `None` when nobody wants it any more.
-    pub(super) fn buffer(&self) -> Option<Vec<u8>> {
+impl Sink for Filler {
+    fn buffer(&mut self) -> Option<Vec<u8>> {
         self.free.recv().ok()
     }
 
-    /// Passes the first `length` bytes of a buffer on. `false`: nobody wants them any more.
-    pub(super) fn pass(&self, bytes: Vec<u8>, length: usize) -> bool {
+    fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
         self.full.send(Some(Filled { bytes, length })).is_ok()
     }
+}
 
+impl Filler {
     /// Says that the stream ends well here. Without it the other end takes the stream for broken off.
     pub(super) fn end(self) {
         let _ = self.full.send(None);
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn bytes_arrive_in_order_and_the_end_is_told_from_a_break() {
         for well in [true, false] {
-            let (filler, mut drainer) = ring();
+            let (mut filler, mut drainer) = ring();
             let writer = std::thread::spawn(move || {
                 for turn in 0..100_u8 {
                     let mut buffer = filler.buffer().unwrap();
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_filling_end_stops_when_nobody_listens() {
-        let (filler, drainer) = ring();
+        let (mut filler, drainer) = ring();
         drop(drainer);
         assert!(!filler.pass(vec![0], 1));
         while filler.buffer().is_some() {}
