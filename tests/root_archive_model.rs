@@ -50,10 +50,6 @@ struct Layer {
     opaques: BTreeSet<String>,
 }
 
-fn parent(path: &str) -> Option<&str> {
-    path.rsplit_once('/').map(|(parent, _)| parent)
-}
-
 fn ancestors(path: &str) -> Vec<String> {
     let cuts = path.match_indices('/').map(|(at, _)| path[..at].to_owned());
     cuts.collect()

@@ -35,7 +35,7 @@ impl Random {
         let mut out = Vec::with_capacity(length + 64);
         while out.len() < length {
             let word = self.next();
-            if word % 3 == 0 || out.len() < 1024 {
+            if word.is_multiple_of(3) || out.len() < 1024 {
                 out.extend(word.to_le_bytes().map(|byte| byte & 0x3f));
             } else {
                 let (back, count) = (8 + (word >> 8) as usize % 1000, 4 + (word >> 32) as usize % 40);

@@ -13,7 +13,7 @@ use graphdriver::archive::{self, Limits, Options, Whiteouts};
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -68,6 +68,7 @@ fn contestants(archive: &Path, format: &str, filesystem: &str, target: &Path, pl
 }
 
 /// Runs a command to its end: seconds and peak memory in KiB.
+#[allow(clippy::zombie_processes)] // wait4 waits for it
 fn run(command: &[String]) -> (f64, i64) {
     let start = Instant::now();
     let child = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -151,7 +152,7 @@ fn main() {
     std::fs::remove_dir_all(&scratch).unwrap();
 }
 
-fn table(kind: &str, format: &str, filesystem: &str, archive: &PathBuf, scratch: &Path, place: &Path, rounds: usize) {
+fn table(kind: &str, format: &str, filesystem: &str, archive: &Path, scratch: &Path, place: &Path, rounds: usize) {
     let target = scratch.join("target");
     let all = contestants(archive, format, filesystem, &target, place);
     let mut measured: Vec<Measured> = all.iter().map(|_| Measured::default()).collect();
