@@ -390,3 +390,69 @@ fn readers_of_every_kind() {
     }));
     assert!(panics.is_err());
 }
+
+/// Looks at the placing thread from the callback, which runs on the caller's.
+#[test]
+fn the_placing_thread_is_locked_in_and_the_caller_is_not() {
+    let scratch = Scratch::new("confined");
+    let target = std::fs::File::open(&scratch.0).unwrap();
+    for (whiteouts, permitted, effective) in [
+        // chown, dac_override, fowner, fsetid, mknod, setfcap; with sys_admin held back for overlay's marks.
+        (Whiteouts::Overlay, "000000008820001b", "000000008800001b"),
+        (Whiteouts::Delete, "000000008800001b", "000000008800001b"),
+    ] {
+        let before = own_state();
+        let mut looked = false;
+        let mut content = MadeUp(0, |_, _: &mut [u8]| {
+            let task = placing_thread(&scratch.0, effective);
+            let status = std::fs::read_to_string(task.join("status")).unwrap();
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            assert_eq!(
+                (field("CapPrm:"), field("CapEff:"), field("CapInh:")),
+                (permitted.into(), effective.into(), "0".repeat(16))
+            );
+            assert_eq!((field("NoNewPrivs:").as_str(), field("Umask:").as_str()), ("1", "0000"));
+            assert!(field("SigBlk:").starts_with("fffffff"), "{}", field("SigBlk:"));
+            assert_eq!(std::fs::read_link(task.join("root")).unwrap(), scratch.0);
+            assert_eq!(own_state(), before, "the caller");
+            looked = true;
+            Ok(0)
+        });
+        graphdriver::archive::unpack(&mut content, target.as_fd(), &options(whiteouts)).unwrap();
+        assert!(looked);
+        assert_eq!(own_state(), before);
+        assert!(tasks().iter().all(|task| root_of(task).is_none_or(|root| root != scratch.0)), "a thread was left behind");
+    }
+}
+
+fn tasks() -> Vec<PathBuf> {
+    std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path()).collect()
+}
+
+fn root_of(task: &Path) -> Option<PathBuf> {
+    std::fs::read_link(task.join("root")).ok()
+}
+
+/// The thread that lives in the target, once it has dropped its capabilities.
+fn placing_thread(target: &Path, effective: &str) -> PathBuf {
+    let wanted = format!("CapEff:\t{effective}");
+    let status = |task: &Path| std::fs::read_to_string(task.join("status")).unwrap_or_default();
+    loop {
+        let mut inside = tasks().into_iter().filter(|task| root_of(task).is_some_and(|root| root == target));
+        if let Some(task) = inside.find(|task| status(task).contains(&wanted)) {
+            return task;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// What of the calling thread must stay as it was.
+fn own_state() -> Vec<String> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let kept = ["Cap", "NoNewPrivs", "Umask", "SigBlk", "SigIgn", "SigCgt"];
+    let mut state: Vec<String> =
+        status.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect();
+    let links = ["root", "cwd"].map(|name| std::fs::read_link(format!("/proc/thread-self/{name}")).unwrap());
+    state.extend(links.map(|link| link.display().to_string()));
+    state
+}

@@ -9,7 +9,8 @@ pub struct Limits {
     pub extensions: usize,
     /// Bytes of a path or a link's text. The default is the longest path the kernel takes (`PATH_MAX` less the NUL).
     pub path: usize,
-    /// Entries of the layer, extension records not counted.
+    /// Entries of the layer, extension records not counted. The deleting form remembers up to 16 bytes for each (what a
+    /// whiteout must not delete): with the default of 4 Mi entries less than 100 MiB, reached by hostile layers only.
     pub entries: u64,
     /// Bytes of the tar stream after decompression, whatever is in it.
     pub stream: u64,
@@ -20,6 +21,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { extensions: 1 << 20, path: 4095, entries: 16 << 20, stream: 1 << 42, window: 128 << 20 }
+        Limits { extensions: 1 << 20, path: 4095, entries: 4 << 20, stream: 1 << 42, window: 128 << 20 }
     }
 }

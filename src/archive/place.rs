@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 const SETID: u32 = 0o6000;
+const EPERM: i32 = 1;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const ELOOP: i32 = 40;
@@ -45,14 +46,6 @@ fn bytes(name: &[u8]) -> &OsStr {
 
 fn is_whiteout(stat: &Stat) -> bool {
     stat.kind == FileKind::Char && stat.rdev == 0
-}
-
-/// What a new name had to make way for.
-#[derive(PartialEq, Eq)]
-enum Replaced {
-    Nothing,
-    Whiteout,
-    Other,
 }
 
 impl<'o> Placer<'o> {
@@ -154,26 +147,24 @@ impl<'o> Placer<'o> {
     }
 
     /// Makes a name with `make`, removing what has it already.
-    fn new_name<T>(&mut self, parent: &Rc<Dir>, name: &[u8], make: impl Fn() -> Result<T>) -> Result<(T, Replaced)> {
+    fn new_name<T>(&mut self, parent: &Rc<Dir>, name: &[u8], make: impl Fn() -> Result<T>) -> Result<T> {
         parent.changed.set(true);
         self.placed.note(parent, name);
         match make() {
             Err(e) if e.errno() == EEXIST => {
-                let replaced = self.clear(parent, name)?;
-                Ok((make()?, replaced))
+                self.clear(parent, name)?;
+                make()
             }
-            other => Ok((other?, Replaced::Nothing)),
+            other => other,
         }
     }
 
-    fn clear(&mut self, parent: &Dir, name: &[u8]) -> Result<Replaced> {
+    fn clear(&mut self, parent: &Dir, name: &[u8]) -> Result<()> {
         let stat = fs::stat_at(parent, bytes(name))?;
         if matches!(stat.kind, FileKind::Dir | FileKind::Symlink) {
             self.dirs.forget_paths();
         }
-        tree::remove(parent.as_fd(), bytes(name))?;
-        let hidden = self.options.whiteouts == Whiteouts::Overlay && is_whiteout(&stat);
-        Ok(if hidden { Replaced::Whiteout } else { Replaced::Other })
+        tree::remove(parent.as_fd(), bytes(name))
     }
 
     fn dir(&mut self, at: &Place<'_>, metadata: &Metadata) -> Result<()> {
@@ -185,10 +176,11 @@ impl<'o> Placer<'o> {
             Err(e) if e.errno() == EEXIST => match fs::open_dir_at(&parent, bytes(at.name)) {
                 Ok(fd) => (fd, true),
                 Err(e) if [ENOTDIR, ELOOP].contains(&e.errno()) => {
-                    let replaced = self.clear(&parent, at.name)?;
+                    self.clear(&parent, at.name)?;
                     place::make_dir(&parent, at.name, metadata.mode)?;
                     let fd = fs::open_dir_at(&parent, bytes(at.name))?;
-                    if replaced == Replaced::Whiteout {
+                    // What stood here, be it a whiteout or a file, hid what the lower layers have; so does this.
+                    if self.options.whiteouts == Whiteouts::Overlay {
                         set_opaque(fd.as_fd())?;
                     }
                     (fd, false)
@@ -240,7 +232,7 @@ impl<'o> Placer<'o> {
         entry: &super::entry::Entry,
     ) -> Result<()> {
         let parent = self.parent(&at.parent)?;
-        let (fd, _) = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
+        let fd = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
         match &entry.extents {
             None => self.write(&fd, content)?,
             Some(extents) => write_sparse(&fd, extents, entry.length, content)?,
@@ -271,7 +263,10 @@ impl<'o> Placer<'o> {
             content.consume(length)?;
             written += length as u64;
             if self.options.sync && written - started >= WRITE_BACK {
-                place::start_write_back(fd, started, written - started)?;
+                match place::start_write_back(fd, started, written - started) {
+                    Err(e) if e.kind() == Kind::Unsupported => {} // the `syncfs` at the end writes back everything
+                    other => other?,
+                }
                 started = written;
             }
         }
@@ -326,8 +321,7 @@ impl<'o> Placer<'o> {
             }
             _ => {}
         }
-        self.new_name(&parent, at.name, || place::link(&from, target.name, &parent, at.name))?;
-        Ok(())
+        self.new_name(&parent, at.name, || place::link(&from, target.name, &parent, at.name))
     }
 
     /// Hides a name of the lower layers, but not what this layer itself has under it.
@@ -335,8 +329,11 @@ impl<'o> Placer<'o> {
         let parent = self.parent(&at.parent)?;
         parent.changed.set(true);
         if !parent.whiteouts.replace(true) {
-            let outcome = set_may_hold_whiteouts(parent.as_fd());
-            self.tolerate(outcome, ORIGIN)?;
+            match set_may_hold_whiteouts(parent.as_fd()) {
+                // Only listings are nicer for it.
+                Err(e) if e.kind() == Kind::Unsupported || e.errno() == EPERM => {}
+                other => other?,
+            }
         }
         match fs::make_node_at(&parent, bytes(at.name), WHITEOUT, 0) {
             Ok(()) if owner != self.own || !parent.plain.get() => {
