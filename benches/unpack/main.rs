@@ -1,8 +1,8 @@
 //! How fast layers are unpacked, side by side with what a user would take instead and with what cannot be beaten.
 //!
 //! `cargo bench --bench unpack` (as root; needs tar, bsdtar, gzip, igzip, zstd, a C compiler, and packages from Debian 12
-//! the first time) prints a table of seconds: minimum and median of several rounds, in which the contestants take turns, and
-//! each one's peak memory. Every run unpacks into a fresh tmpfs or a fresh ext4 on a loop device, in a mount namespace of its
+//! the first time) prints a table of seconds: minimum and median of several rounds, in which the contestants take turns, the
+//! ratio of the minima to ours, the least processor time, and each one's peak memory. Every run unpacks into a fresh tmpfs or a fresh ext4 on a loop device, in a mount namespace of its
 //! own. `UNPACK_ROUNDS`, `UNPACK_KINDS` and `UNPACK_FILESYSTEMS` choose less. Durability is off for all, except where it says
 //! "on disk": then the time includes a `syncfs`.
 #![allow(unsafe_code)] // wait4, for the peak memory of a child
@@ -30,6 +30,7 @@ struct Contestant {
 #[derive(Default)]
 struct Measured {
     seconds: Vec<f64>,
+    processor: Vec<f64>,
     peak: i64,
 }
 
@@ -67,9 +68,9 @@ fn contestants(archive: &Path, format: &str, filesystem: &str, target: &Path, pl
     all
 }
 
-/// Runs a command to its end: seconds and peak memory in KiB.
+/// Runs a command to its end: seconds, seconds of processor time, and peak memory in KiB.
 #[allow(clippy::zombie_processes)] // wait4 waits for it
-fn run(command: &[String]) -> (f64, i64) {
+fn run(command: &[String]) -> (f64, f64, i64) {
     let start = Instant::now();
     let child = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let pid = libc::pid_t::try_from(child.id()).unwrap();
@@ -79,7 +80,9 @@ fn run(command: &[String]) -> (f64, i64) {
     let seconds = start.elapsed().as_secs_f64();
     assert!(got == pid && status == 0, "{command:?}: {status:#x}");
     // SAFETY: zeroes are a valid rusage, and wait4 has filled it.
-    (seconds, unsafe { usage.assume_init() }.ru_maxrss)
+    let usage = unsafe { usage.assume_init() };
+    let total = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    (seconds, total(usage.ru_utime) + total(usage.ru_stime), usage.ru_maxrss)
 }
 
 fn shell(script: &str) -> String {
@@ -161,23 +164,25 @@ fn table(kind: &str, format: &str, filesystem: &str, archive: &Path, scratch: &P
     for _ in 0..rounds {
         for (contestant, measured) in all.iter().zip(&mut measured) {
             let fresh = (!contestant.floor).then(|| Fresh::new(filesystem, scratch, &target));
-            let (seconds, peak) = run(&contestant.command);
+            let (seconds, processor, peak) = run(&contestant.command);
             measured.seconds.push(seconds);
+            measured.processor.push(processor);
             measured.peak = measured.peak.max(peak);
             drop(fresh);
         }
     }
-    let median = |measured: &Measured| {
-        let mut seconds = measured.seconds.clone();
+    let sorted = |seconds: &[f64]| {
+        let mut seconds = seconds.to_vec();
         seconds.sort_by(f64::total_cmp);
         (seconds[0], seconds[seconds.len() / 2])
     };
-    let (_, ours) = median(&measured[0]);
+    let (ours, _) = sorted(&measured[0].seconds);
     for (contestant, measured) in all.iter().zip(&measured) {
-        let (least, middle) = median(measured);
+        let ((least, middle), (processor, _)) = (sorted(&measured.seconds), sorted(&measured.processor));
         let on = if contestant.floor { "-" } else { filesystem };
-        let peak = measured.peak >> 10;
-        let name = contestant.name;
-        println!("{kind:<6} {format:<8} {on:<6} {name:<24} {least:>8.3} {middle:>8.3} {:>7.2} {peak:>8}", middle / ours);
+        let (name, ratio, peak) = (contestant.name, least / ours, measured.peak >> 10);
+        println!(
+            "| {kind:<5} | {format:<7} | {on:<5} | {name:<23} | {least:>6.2} | {middle:>6.2} | {ratio:>5.2} | {processor:>6.2} | {peak:>5} |"
+        );
     }
 }
