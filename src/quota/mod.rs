@@ -74,7 +74,7 @@ pub struct Control {
     /// Ids that the administrator's files name.
     reserved: BTreeSet<u32>,
     /// Ids that more than one directory in home has, with the number of directories: layers of the C module, which could draw
-    /// an id twice. Looked for when the first limit is to be cleared.
+    /// an id twice. Looked for when they first matter.
     shared: Mutex<Option<HashMap<u32, usize>>>,
 }
 
@@ -179,7 +179,9 @@ impl Control {
     /// The kernel refuses.
     pub fn clear(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<()> {
         let Some(id) = self.own_project(dir)? else { return Ok(()) };
-        if self.is_shared(home, id)? {
+        // Only where the kernel counts more than the directory itself can there be another layer; or files of this one that are
+        // still open, or that XFS has not got round to freeing yet.
+        if quota::get(dir, &self.node, id)?.used.inodes > 1 && self.is_shared(home, id)? {
             log::warn!("project {id} keeps its limits: another layer has the same project id");
             return Ok(());
         }
