@@ -1,7 +1,8 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by cmake/quickstart and cmake/check: what both need of the machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 logs=build/logs
 mkdir -p "$logs"
@@ -67,9 +68,9 @@ rust() {
             fi
         done
     fi
-    die "Rust $rust_needed or newer is needed; here is ${have:-none}, and no package has one. Install it with rustup:" \
+    die "Rust $rust_needed or newer is needed; here is ${have:-none that is, nor a package of one}. Install it with rustup:" \
         "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" \
-        "then run this again."
+        "then run this again. (Debian's own rustc, where it is too old, may stay: rustup's comes first.)"
 }
 
 build_packages=(cmake make gcc g++ libc6-dev pkg-config libdevmapper-dev libclang-dev)
