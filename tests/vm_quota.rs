@@ -220,7 +220,8 @@ fn inodes_are_limited_like_bytes(kind: &Kind) {
 
 fn defaults_options_and_zero(kind: &Kind) {
     let w = World::new(kind, &["overlay2.basesize=10M"]);
-    let cases: [(&str, &[(&str, &str)], u64, &str); 4] = [
+    type Options<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Options, u64, &str); 4] = [
         ("a", &[], 10 << 20, "size=10485760"),
         ("b", &[("size", "20M")], 20 << 20, "size=20M"),
         ("c", &[("size", "0")], 10 << 20, "size=0"),
