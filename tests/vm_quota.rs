@@ -5,7 +5,7 @@
 mod common;
 
 use common::old_kernel::without;
-use common::subject::{Rust, Subject};
+use common::subject::{C, Rust, Subject};
 use common::{Store, Tar, run};
 use graphdriver::driver::Access;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,7 @@ on_both! {
     inodes_are_limited_like_bytes
     defaults_options_and_zero
     what_is_refused_leaves_nothing_behind
+    a_c_program_sees_limits_and_sentences
     limits_survive_a_restart_and_ids_go_on
     a_freed_id_is_used_again_only_when_nothing_has_it
     ids_of_others_are_never_used
@@ -220,9 +221,9 @@ fn inodes_are_limited_like_bytes(kind: &Kind) {
 
 fn defaults_options_and_zero(kind: &Kind) {
     let w = World::new(kind, &["overlay2.basesize=10M"]);
-    type Options<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(&str, Options, u64, &str); 4] = [
-        ("a", &[], 10 << 20, "size=10485760"),
+    let none: &[(&str, &str)] = &[];
+    let cases = [
+        ("a", none, 10 << 20, "size=10485760"),
         ("b", &[("size", "20M")], 20 << 20, "size=20M"),
         ("c", &[("size", "0")], 10 << 20, "size=0"),
         ("d", &[("SIZE", "30m")], 30 << 20, "SIZE=30m"),
@@ -261,6 +262,21 @@ fn what_is_refused_leaves_nothing_behind(kind: &Kind) {
     assert_eq!((repquota(&w.store.root()), names(&w.home()), names(&w.home().join("l"))), before);
     let refused = World { subject: Rust::default(), store: w.store }.init(&["overlay2.size=4095"]).unwrap_err();
     assert!(refused.text.contains("Illegal storage quota size 4095, 4096 at least"), "{refused:?}");
+}
+
+fn a_c_program_sees_limits_and_sentences(kind: &Kind) {
+    let store = Store::with(kind.mkfs, kind.args, kind.options);
+    let c = C::new();
+    c.init("overlay", &store.root(), &["overlay2.size=10M", QUICK]).unwrap();
+    let shown = c.create("a", None, Access::ReadWrite, &[]).unwrap();
+    assert_eq!(shown, [("size".to_owned(), "10485760".to_owned())]);
+    let id = project(&store.root().join("overlay/a"));
+    let row = repquota(&store.root())[&id];
+    assert_eq!((row.byte_limit, c.usage("a").unwrap()), (10 << 20, (row.bytes, row.inodes)));
+    let refused = c.create("b", None, Access::ReadWrite, &[("size", "1")]).unwrap_err();
+    assert_eq!((refused.text.as_str(), refused.errno), ("Illegal storage quota size 1, 4096 at least", libc::EINVAL));
+    c.remove("a").unwrap();
+    c.cleanup().unwrap();
 }
 
 fn limits_survive_a_restart_and_ids_go_on(kind: &Kind) {
@@ -319,17 +335,18 @@ fn ids_of_others_are_never_used(kind: &Kind) {
     }
     // A limit that waits for a directory to come.
     run(Command::new("setquota").args(["-P", "7", "0", "1000", "0", "0"]).arg(&root));
+    // An /etc that only this thread sees.
+    let nothing = None::<&str>;
+    nix::mount::mount(nothing, "/etc", Some("tmpfs"), nix::mount::MsFlags::empty(), nothing).unwrap();
     fs::write("/etc/projid", "backup:3\n").unwrap();
     fs::write("/etc/projects", "4:/srv/data\n").unwrap();
     let w = w.restarted(&["overlay2.size=1M"]);
+    nix::mount::umount("/etc").unwrap();
     let mut ids = BTreeSet::new();
     for i in 0..8 {
         let id = format!("layer{i}");
         w.create(&id, &[]).unwrap();
         ids.insert(w.project(&id));
-    }
-    for file in ["/etc/projid", "/etc/projects"] {
-        fs::remove_file(file).unwrap();
     }
     assert!(ids.len() == 8 && ids.is_disjoint(&BTreeSet::from([0, 1, 2, 3, 4, 5, 7, 9])), "{ids:?}");
 }
