@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const OPEN: usize = 32;
 
 /// What a walk does at each step. Directories are entered before [`Visitor::leave`] is called for them.
-trait Visitor {
+pub(crate) trait Visitor {
     /// A name that is not a directory.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
     /// A directory that may be done with without being entered; returns whether it is.
@@ -42,7 +42,8 @@ enum At {
     Closed(Stat),
 }
 
-fn walk(top: OwnedFd, visitor: &mut impl Visitor) -> Result<()> {
+/// Visits everything in the directory `top` and below it, which itself is entered and not left.
+pub(crate) fn walk(top: OwnedFd, visitor: &mut impl Visitor) -> Result<()> {
     let mut levels = Vec::new();
     descend(top, OsString::new(), &mut levels, visitor)?;
     while let Some(level) = levels.last_mut() {
@@ -146,7 +147,8 @@ pub fn empty(dir: BorrowedFd<'_>) -> Result<()> {
     walk(fs::open_dir_at(dir, ".")?, &mut Delete)
 }
 
-struct Delete;
+/// Deletes all that is visited.
+pub(crate) struct Delete;
 
 impl Visitor for Delete {
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
@@ -229,7 +231,7 @@ struct Measure {
 
 impl Measure {
     fn add(&mut self, stat: &Stat) {
-        self.usage.bytes += stat.allocated;
+        self.usage.bytes = self.usage.bytes.saturating_add(stat.allocated);
         self.usage.inodes += 1;
     }
 }
@@ -244,7 +246,8 @@ impl Visitor for Measure {
             return Ok(());
         }
         if stat.links == 1 || self.linked.insert((stat.device, stat.inode)) {
-            self.size += stat.size;
+            // Sparse files may add up to more than there are numbers for.
+            self.size = self.size.saturating_add(stat.size);
             self.add(&stat);
         }
         Ok(())

@@ -158,6 +158,11 @@ impl Dirs {
         self.paths.clear();
     }
 
+    /// Finds out anew, for every directory, whether new files inherit something.
+    pub(super) fn look_again(&self) -> Result<()> {
+        self.open.iter().try_for_each(|dir| dir.look())
+    }
+
     /// Gives every directory its times.
     pub(super) fn finish(self) -> Result<()> {
         for dir in self.open.iter().chain(std::iter::once(&self.root)) {

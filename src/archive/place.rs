@@ -18,6 +18,8 @@ use std::rc::Rc;
 
 const SETID: u32 = 0o6000;
 const EPERM: i32 = 1;
+/// The mode of a directory that no entry describes.
+const IMPLIED_MODE: u32 = 0o755;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const ELOOP: i32 = 40;
@@ -95,7 +97,8 @@ impl<'o> Placer<'o> {
                     let parent = self.parent(&at.parent)?;
                     parent.changed.set(true);
                     self.dirs.forget_paths();
-                    self.placed.remove(&parent, at.name)
+                    let reset = self.placed.remove(&parent, at.name, self.implied)?;
+                    if reset { self.dirs.look_again() } else { Ok(()) }
                 }
             },
             Operation::Opaque(path) => {
@@ -108,7 +111,8 @@ impl<'o> Placer<'o> {
                     Whiteouts::Delete => {
                         dir.changed.set(true);
                         self.dirs.forget_paths();
-                        self.placed.empty(&dir)
+                        let reset = self.placed.empty(&dir, self.implied)?;
+                        if reset { self.dirs.look_again() } else { Ok(()) }
                     }
                 }
             }
@@ -128,13 +132,10 @@ impl<'o> Placer<'o> {
             if there.is_some() {
                 fs::remove_file_at(dir, bytes(name))?;
             }
-            place::make_dir(dir, name, 0o755)?;
+            place::make_dir(dir, name, IMPLIED_MODE)?;
             let new = fs::open_dir_at(dir, bytes(name))?;
             if implied != own || hands_down(dir)? {
-                place::set_owner(&new, implied.uid, implied.gid)?;
-                place::remove_xattr(&new, super::acl::ACCESS)?;
-                place::remove_xattr(&new, super::acl::DEFAULT)?;
-                place::set_mode(&new, 0o755)?;
+                describe_implied(&new, implied)?;
             }
             if hidden {
                 set_opaque(new.as_fd())?;
@@ -208,9 +209,7 @@ impl<'o> Placer<'o> {
             place::set_owner(dir, metadata.owner.uid, metadata.owner.gid)?;
         }
         if all {
-            for key in place::list_xattrs(dir)?.iter().filter(|key| plan::is_of_archives(key)) {
-                place::remove_xattr(dir, key)?;
-            }
+            remove_xattrs(dir.as_fd())?;
         }
         if all || metadata.mode & SETID != 0 {
             place::set_mode(dir, metadata.mode)?;
@@ -381,6 +380,19 @@ fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, c
         }
     }
     place::set_length(fd, length)
+}
+
+/// Makes of a directory what one is that no entry describes, whatever it inherited or was before.
+pub(super) fn describe_implied(dir: &OwnedFd, owner: Owner) -> Result<()> {
+    place::set_owner(dir, owner.uid, owner.gid)?;
+    remove_xattrs(dir.as_fd())?;
+    place::set_mode(dir, IMPLIED_MODE)
+}
+
+/// Removes the attributes that archives set.
+fn remove_xattrs(dir: BorrowedFd<'_>) -> Result<()> {
+    let keys = place::list_xattrs(dir)?;
+    keys.iter().filter(|key| plan::is_of_archives(key)).try_for_each(|key| place::remove_xattr(dir, key))
 }
 
 /// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).

@@ -1,9 +1,12 @@
 //! Whiteouts in a plain directory tree: deleting what was there before this layer, and nothing of this layer.
 
 use super::dirs::Dir;
+use super::plan::Owner;
 use crate::error::Result;
 use crate::sys::fs::{self, FileKind};
-use crate::tree;
+use crate::sys::place::{self, Time};
+use crate::sys::subdir;
+use crate::tree::{self, Delete, Visitor};
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -64,55 +67,95 @@ impl Placed {
         Ok(!self.new_dirs.contains(&inode) && !self.names.contains(&self.key(inode, name)))
     }
 
-    /// Deletes a name of the lower layers with everything below it.
-    pub(super) fn remove(&self, dir: &Dir, name: &[u8]) -> Result<()> {
+    /// Deletes a name of the lower layers with everything below it. Says whether directories of theirs had to stay for what
+    /// this layer has in them: they are then such as no entry describes, and belong to `implied`.
+    pub(super) fn remove(&self, dir: &Dir, name: &[u8], implied: Owner) -> Result<bool> {
         if self.new_dirs.contains(&dir.inode) {
-            return Ok(());
+            return Ok(false);
         }
-        self.remove_in(dir.as_fd(), dir.inode, OsStr::from_bytes(name)).map(drop)
-    }
-
-    /// Deletes everything of the lower layers in a directory.
-    pub(super) fn empty(&self, dir: &Dir) -> Result<()> {
-        if self.new_dirs.contains(&dir.inode) { Ok(()) } else { self.empty_in(dir.as_fd(), dir.inode).map(drop) }
-    }
-
-    /// Whether the name is gone.
-    fn remove_in(&self, dir: BorrowedFd<'_>, inode: u64, name: &OsStr) -> Result<bool> {
-        let placed = self.names.contains(&self.key(inode, name.as_bytes()));
+        let name = OsStr::from_bytes(name);
+        let mut purge = Purge::new(self, implied);
+        purge.enter(dir.as_fd())?;
         match fs::stat_at(dir, name) {
-            Err(e) if fs::is_absent(&e) => Ok(true),
-            Err(e) => Err(e),
-            Ok(stat) if stat.kind != FileKind::Dir => {
-                if !placed {
-                    fs::remove_file_at(dir, name)?;
-                }
-                Ok(!placed)
-            }
-            Ok(stat) if self.new_dirs.contains(&stat.inode) => Ok(false),
-            Ok(_) if self.names.is_empty() => tree::remove(dir, name).map(|()| true),
-            Ok(stat) => {
-                let below = fs::open_dir_at(dir, name)?;
-                let gone = self.empty_in(below.as_fd(), stat.inode)? && !placed;
-                if gone {
-                    fs::remove_dir_at(dir, name)?;
-                }
-                Ok(gone)
+            Err(e) if fs::is_absent(&e) => return Ok(false),
+            Err(e) => return Err(e),
+            Ok(stat) if stat.kind != FileKind::Dir => purge.file(dir.as_fd(), name)?,
+            Ok(_) if purge.done_already(dir.as_fd(), name) => {}
+            Ok(_) => {
+                tree::walk(subdir::open_same_mount(dir, name)?, &mut purge)?;
+                purge.leave(dir.as_fd(), name)?;
             }
         }
+        Ok(purge.reset)
     }
 
-    /// Whether the directory is empty now.
-    fn empty_in(&self, dir: BorrowedFd<'_>, inode: u64) -> Result<bool> {
-        let mut names = Vec::new();
-        fs::each_entry(dir, |entry| {
-            names.push(entry.name);
-            Ok(())
-        })?;
-        let mut empty = true;
-        for name in names {
-            empty &= self.remove_in(dir, inode, &name)?;
+    /// Deletes everything of the lower layers in a directory. Says what [`Placed::remove`] says.
+    pub(super) fn empty(&self, dir: &Dir, implied: Owner) -> Result<bool> {
+        let mut purge = Purge::new(self, implied);
+        if !self.new_dirs.contains(&dir.inode) {
+            tree::walk(fs::open_dir_at(dir, ".")?, &mut purge)?;
         }
-        Ok(empty)
+        Ok(purge.reset)
     }
 }
+
+/// Deletes what the layer has not placed.
+struct Purge<'p> {
+    placed: &'p Placed,
+    implied: Owner,
+    /// Inode and modification time of the directories on the way down.
+    way: Vec<(u64, Time)>,
+    reset: bool,
+}
+
+impl<'p> Purge<'p> {
+    fn new(placed: &'p Placed, implied: Owner) -> Purge<'p> {
+        Purge { placed, implied, way: Vec::new(), reset: false }
+    }
+
+    /// Whether the layer has placed this name of the directory that is being visited.
+    fn has_placed(&self, name: &OsStr) -> bool {
+        self.way.last().is_some_and(|(dir, _)| self.placed.names.contains(&self.placed.key(*dir, name.as_bytes())))
+    }
+}
+
+impl Visitor for Purge<'_> {
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        if self.has_placed(name) { Ok(()) } else { Delete.file(dir, name) }
+    }
+
+    /// Directories that the layer has made are done with: nothing of the lower layers is in them.
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+        let is_new = || fs::stat_at(dir, name).is_ok_and(|stat| self.placed.new_dirs.contains(&stat.inode));
+        is_new() || (!self.has_placed(name) && Delete.done_already(dir, name))
+    }
+
+    fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
+        self.way.push((fs::stat_fd(dir)?.inode, place::modification_time(dir)?));
+        Ok(())
+    }
+
+    /// What cannot go because the layer has something in it stays, with the time that it had.
+    fn leave(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        let mtime = self.way.pop().map_or(Time::KEEP, |(_, mtime)| mtime);
+        let described = self.has_placed(name);
+        match if described { Ok(false) } else { Delete.leave(dir, name).map(|()| true) } {
+            Ok(true) => return Ok(()),
+            Err(e) if e.errno() != ENOTEMPTY => return Err(e),
+            _ => {}
+        }
+        let kept = fs::open_dir_at(dir, name)?;
+        if !described {
+            self.reset = true;
+            super::place::describe_implied(&kept, self.implied)?;
+        }
+        place::set_times(&kept, Time::KEEP, mtime)
+    }
+
+    fn mount_point(&mut self, name: &OsStr) -> Result<()> {
+        Delete.mount_point(name)
+    }
+}
+
+/// `ENOTEMPTY` of `asm-generic/errno.h`.
+const ENOTEMPTY: i32 = 39;
