@@ -1,10 +1,11 @@
 //! Resolving a path of the layer name by name: to make the directories that are missing, and to find those that exist where
 //! the kernel has no `openat2` (before Linux 5.6) or the path is too long for it.
 //!
-//! Every step opens one name of an open directory and follows no symlink; symlinks are read and resolved here, `..` by
-//! walking down again from the root. Nothing outside the root can be reached, whoever moves what meanwhile.
+//! Every step opens one name of an open directory and follows no symlink; symlinks are read and resolved here. `..` is opened
+//! too, and must be the directory that the walk came through; if it is not, because somebody moved one, the walk goes down
+//! again from the root. Nothing outside the root can be reached, whoever moves what meanwhile.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +17,9 @@ pub(super) type Make<'m> = &'m mut dyn FnMut(BorrowedFd<'_>, &[u8], Option<&Stat
 
 /// Symlinks followed for one path at most: the kernel's own number (`MAXSYMLINKS`, path_resolution(7)).
 const SYMLINKS: u32 = 40;
+
+/// Names gone through for one path at most, those of its symlinks included: four times what the longest path has.
+const STEPS: u32 = 4 * 4096;
 
 const ENOENT: i32 = 2;
 const EXDEV: i32 = 18;
@@ -32,11 +36,37 @@ fn failed(path: &[u8], errno: i32) -> Error {
 }
 
 /// Opens the directory that `path` leads to, or what `make` makes of it.
-pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>) -> Result<OwnedFd> {
-    let device = fs::stat_fd(root)?.device;
+pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Option<Make<'_>>) -> Result<OwnedFd> {
+    resolve(root, path, make, &mut 0)
+}
+
+/// A directory on the way from the root: its name, which is no symlink's, and its inode.
+type Passed = (Vec<u8>, u64);
+
+/// The parent of `here`, the last of which in `real` has just been taken off.
+fn climb(root: BorrowedFd<'_>, here: &OwnedFd, device: u64, root_inode: u64, real: &[Passed]) -> Result<OwnedFd> {
+    let expected = real.last().map_or(root_inode, |(_, inode)| *inode);
+    // Looked at before it is opened: what is above a directory that was moved is not touched.
+    let above = fs::stat_at(here, "..")?;
+    if (above.device, above.inode) == (device, expected) {
+        let parent = fs::open_dir_at(here, "..")?;
+        let found = fs::stat_fd(&parent)?;
+        if (found.device, found.inode) == (device, expected) {
+            return Ok(parent);
+        }
+    }
     let mut here = fs::open_dir_at(root, ".")?;
-    // The names from the root to `here`, none of them a symlink.
-    let mut real: Vec<Vec<u8>> = Vec::new();
+    for (name, _) in real {
+        here = fs::open_dir_at(&here, OsStr::from_bytes(name))?;
+    }
+    Ok(here)
+}
+
+fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps: &mut u32) -> Result<OwnedFd> {
+    let top = fs::stat_fd(root)?;
+    let device = top.device;
+    let mut here = fs::open_dir_at(root, ".")?;
+    let mut real: Vec<Passed> = Vec::new();
     let mut pending: Vec<Vec<u8>> = reversed(path);
     let mut symlinks = 0;
     // A search alone asks nobody, and never looks where a symlink leads but by following it.
@@ -46,23 +76,29 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>
         None => Ok(false),
     };
     while let Some(name) = pending.pop() {
+        *steps += 1;
+        if *steps > STEPS {
+            return Err(Error::new(Kind::Limit, format!("limit 'path': symlinks make more than {STEPS} names of a path")));
+        }
         match name.as_slice() {
             b"" | b"." => continue,
             b".." => {
-                real.pop();
-                here = fs::open_dir_at(root, ".")?;
-                for name in &real {
-                    here = fs::open_dir_at(&here, OsStr::from_bytes(name))?;
+                // The root is its own parent.
+                if real.pop().is_some() {
+                    here = climb(root, &here, device, top.inode, &real)?;
                 }
                 continue;
             }
             _ => {}
         }
         match fs::open_dir_at(&here, OsStr::from_bytes(&name)) {
-            Ok(dir) if fs::stat_fd(&dir)?.device != device => return Err(failed(path, EXDEV)),
             Ok(dir) => {
+                let stat = fs::stat_fd(&dir)?;
+                if stat.device != device {
+                    return Err(failed(path, EXDEV));
+                }
                 here = dir;
-                real.push(name);
+                real.push((name, stat.inode));
             }
             Err(e) if e.errno() == ENOENT => {
                 if !ask(&here, &name, None)? {
@@ -78,7 +114,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>
                         return Err(failed(path, ELOOP));
                     }
                     let text = fs::read_link_at(&here, OsStr::from_bytes(&name))?.into_vec();
-                    if !searching && !leads_to_directory(root, &real, &text)? && ask(&here, &name, Some(&stat))? {
+                    if !searching && !leads_to_directory(root, &real, &text, steps)? && ask(&here, &name, Some(&stat))? {
                         pending.push(name);
                         continue;
                     }
@@ -100,11 +136,14 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>
 }
 
 /// Whether a symlink with this text, in the directory with these names, leads to a directory as things are.
-fn leads_to_directory(root: BorrowedFd<'_>, real: &[Vec<u8>], text: &[u8]) -> Result<bool> {
-    let mut path = if text.starts_with(b"/") { Vec::new() } else { real.join(&b'/') };
-    path.push(b'/');
+fn leads_to_directory(root: BorrowedFd<'_>, real: &[Passed], text: &[u8], steps: &mut u32) -> Result<bool> {
+    let mut path = Vec::new();
+    for (name, _) in real.iter().filter(|_| !text.starts_with(b"/")) {
+        path.extend_from_slice(name);
+        path.push(b'/');
+    }
     path.extend_from_slice(text);
-    match open(root, &path, None) {
+    match resolve(root, &path, None, steps) {
         Ok(_) => Ok(true),
         Err(e) if can_be_made(&e) || e.errno() == ELOOP => Ok(false),
         Err(e) => Err(e),
@@ -113,4 +152,32 @@ fn leads_to_directory(root: BorrowedFd<'_>, real: &[Vec<u8>], text: &[u8]) -> Re
 
 fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
     path.rsplit(|byte| *byte == b'/').map(<[u8]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_up_costs_no_more_than_the_way_down_and_both_are_bounded() {
+        let path = std::env::temp_dir().join(format!("graphdriver-walk-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        let root = fs::open_dir(&path).unwrap();
+        let steps = |text: &str| {
+            let mut steps = 0;
+            resolve(root.as_fd(), text.as_bytes(), None, &mut steps).map(|dir| (fs::stat_fd(&dir).unwrap().inode, steps))
+        };
+        let b = fs::stat_fd(fs::open_dir(&path.join("a/b")).unwrap()).unwrap().inode;
+        assert_eq!(steps("a/b/../../a/b/../../../../a/b").unwrap(), (b, 12));
+        // Twelve symlinks, each of which goes up and down its 4000 bytes' worth, and leads to the next.
+        for n in 0..12 {
+            let text = format!("{}l{}", "../a/".repeat(800), n + 1);
+            std::os::unix::fs::symlink(text, path.join(format!("a/l{n}"))).unwrap();
+        }
+        std::os::unix::fs::symlink("b", path.join("a/l12")).unwrap();
+        assert_eq!(steps("a/l10").unwrap().0, b);
+        assert_eq!(steps("a/l0").unwrap_err().kind(), Kind::Limit);
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 }
