@@ -246,6 +246,7 @@ fn each_limit_says_which_it_is() {
     let scratch = Scratch::new("limits");
     let mut small = options(Whiteouts::Overlay);
     small.limits.extensions = 4096;
+    small.limits.xattrs = 4;
     small.limits.path = 64;
     small.limits.entries = 3;
     small.limits.stream = 1 << 20;
@@ -254,6 +255,7 @@ fn each_limit_says_which_it_is() {
     let big = vec![b'x'; 5000];
     let many: Vec<Item> = (0..4).map(|n| file(&n.to_string(), "")).collect();
     let xattrs = (0..300).fold(file("f", ""), |f, n| f.pax(&format!("SCHILY.xattr.user.{n}"), b"v"));
+    let few = (0..5).fold(file("f", ""), |f, n| f.pax(&format!("SCHILY.xattr.user.{n}"), b"v"));
     let sparse_lines: String =
         std::iter::once("100000\n".to_owned()).chain((0..100_000).map(|n| format!("{n}\n0\n"))).collect();
     let sparse = Item { data: sparse_lines.into_bytes(), ..file("s", "") };
@@ -263,6 +265,7 @@ fn each_limit_says_which_it_is() {
     for (archive, name) in [
         (tar(&[file("f", "").pax("comment", &big)]), "extensions"),
         (tar(&[xattrs]), "extensions"),
+        (tar(&[few]), "xattrs"),
         (tar(&[sparse]), "extensions"),
         ([global, tar(&[])].concat(), "extensions"),
         (tar(&[dir(&long)]), "path"),

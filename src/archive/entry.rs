@@ -297,6 +297,10 @@ impl<'l, S: BufRead> Reader<'l, S> {
             entry.path.truncate(limit);
             return Err(Error::new(Kind::Limit, format!("limit 'path': a path of more than {limit} bytes")));
         }
+        if xattrs.len() > self.limits.xattrs {
+            let text = format!("limit 'xattrs': more than {} extended attributes", self.limits.xattrs);
+            return Err(Error::new(Kind::Limit, text));
+        }
         entry.mode = header.mode()?;
         entry.uid = uid.map_or_else(|| header.uid(), Ok)?;
         entry.gid = gid.map_or_else(|| header.gid(), Ok)?;

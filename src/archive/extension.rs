@@ -92,24 +92,13 @@ impl Extensions {
         self.link = Some(until_nul(content));
     }
 
-    /// PAX records; `global` ones say nothing about what belongs to one entry only.
+    /// PAX records; `global` ones say nothing about what belongs to one entry only. Attributes and ACLs do: no program
+    /// writes them for all entries, and they would be many times what the archive holds.
     pub(super) fn pax(&mut self, content: &[u8], global: bool) -> Result<()> {
         pax::records(content, |keyword, value| self.record(keyword, value, global))
     }
 
     fn record(&mut self, keyword: &[u8], value: &[u8], global: bool) -> Result<()> {
-        if let Some(name) = keyword.strip_prefix(b"SCHILY.xattr.") {
-            self.xattrs.insert(name.to_vec(), value.to_vec());
-            return Ok(());
-        }
-        if let Some(name) = keyword.strip_prefix(b"LIBARCHIVE.xattr.") {
-            // Where both stand, the plain form has the bytes as they are.
-            if let (Some(name), Some(value)) = (pax::percent(name), pax::base64(value)) {
-                self.xattrs.entry(name).or_insert(value);
-                return Ok(());
-            }
-            return Err(bad("a LIBARCHIVE.xattr record is not base64"));
-        }
         // An empty value takes back what a global record said.
         let some = !value.is_empty();
         match keyword {
@@ -117,15 +106,22 @@ impl Extensions {
             b"gid" => self.gid = some.then(|| id("gid", value)).transpose()?,
             b"mtime" => self.mtime = some.then(|| pax::time("mtime", value)).transpose()?,
             b"atime" => self.atime = some.then(|| pax::time("atime", value)).transpose()?,
+            _ if global => {}
             b"SCHILY.acl.access" => self.acl = some.then(|| value.to_vec()),
             b"SCHILY.acl.default" => self.default_acl = some.then(|| value.to_vec()),
-            _ if global => {}
             b"path" => self.path = some.then(|| value.to_vec()),
             b"linkpath" => self.link = some.then(|| value.to_vec()),
             b"size" => self.size = some.then(|| pax::number("size", value)).transpose()?,
             _ => {
                 if let Some(keyword) = keyword.strip_prefix(b"GNU.sparse.") {
                     self.sparse.record(keyword, value)?;
+                } else if let Some(name) = keyword.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                } else if let Some(name) = keyword.strip_prefix(b"LIBARCHIVE.xattr.") {
+                    let (name, value) = (pax::percent(name), pax::base64(value));
+                    let (name, value) = name.zip(value).ok_or_else(|| bad("a LIBARCHIVE.xattr record is not base64"))?;
+                    // Where both stand, the plain form has the bytes as they are.
+                    self.xattrs.entry(name).or_insert(value);
                 }
             }
         }

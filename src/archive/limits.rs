@@ -7,6 +7,8 @@ pub struct Limits {
     /// Bytes of extension records (PAX records, GNU long names, sparse maps) of one entry, and of all global PAX records
     /// together. The default of 1 MiB is what Go's `archive/tar` (docker, containerd) allows one of them.
     pub extensions: usize,
+    /// Extended attributes of one entry. The default is far beyond what anybody sets; the kernel lists 64 KiB of names.
+    pub xattrs: usize,
     /// Bytes of a path or a link's text. The default is the longest path the kernel takes (`PATH_MAX` less the NUL).
     pub path: usize,
     /// Entries of the layer, extension records not counted. The deleting form remembers up to 16 bytes for each (what a
@@ -21,6 +23,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { extensions: 1 << 20, path: 4095, entries: 4 << 20, stream: 1 << 42, window: 128 << 20 }
+        Limits { extensions: 1 << 20, xattrs: 1 << 10, path: 4095, entries: 4 << 20, stream: 1 << 42, window: 128 << 20 }
     }
 }
