@@ -60,3 +60,58 @@ fn what_a_whiteout_spares_is_the_layers() {
         assert!(at(name).join("n").exists() && !at(name).join("old").exists(), "{name}");
     }
 }
+
+/// What a directory hid when it was something else in the same layer stays hidden.
+#[test]
+fn a_directory_in_the_place_of_a_file_is_opaque() {
+    let scratch = Scratch::new("turned");
+    let archive = tar(&[
+        file("file", ""),
+        dir("file"),
+        symlink("link", "nowhere"),
+        dir("link"),
+        item(b'6', "fifo"),
+        dir("fifo"),
+        dir("again"),
+        dir("again"),
+    ]);
+    unpack(&archive, &scratch.0).unwrap();
+    let opaque = |name: &str| {
+        let mut command = std::process::Command::new("getfattr");
+        command.args(["-n", "trusted.overlay.opaque"]).arg(scratch.0.join(name)).output().unwrap().status.success()
+    };
+    assert_eq!(["file", "link", "fifo", "again"].map(opaque), [true, true, true, false]);
+}
+
+/// A whiteout is no file: not one to link to, and not one to be had by the name of a device.
+#[test]
+fn whiteouts_are_made_by_whiteouts() {
+    let scratch = Scratch::new("forged");
+    let e = unpack(&tar(&[file(".wh.gone", ""), hardlink("h", "gone")]), &scratch.0).unwrap_err();
+    assert_eq!(e.to_string(), "unpack 'h': a hard link to 'gone', which this layer does not hold");
+    assert!(!scratch.0.join("h").exists());
+    // Hides what is there, and is marked as a whiteout is, so that it is not listed where the layer is alone.
+    unpack(&tar(&[file("d/c", "x"), item(b'3', "d/c")]), &scratch.0).unwrap();
+    assert_eq!(std::fs::symlink_metadata(scratch.0.join("d/c")).unwrap().rdev(), 0);
+    let marks = std::process::Command::new("getfattr").args(["-d", "-m", "-"]).arg(scratch.0.join("d")).output().unwrap();
+    assert!(String::from_utf8_lossy(&marks.stdout).contains("trusted.overlay.origin"), "{marks:?}");
+    // The deleting form makes the device.
+    unpack_with(&tar(&[item(b'3', "c")]), &scratch.0, &options(Whiteouts::Delete)).unwrap();
+    assert_eq!(std::fs::symlink_metadata(scratch.0.join("c")).unwrap().mode() & 0o170_000, 0o020_000);
+}
+
+#[test]
+fn names_of_unusual_headers() {
+    let scratch = Scratch::new("names");
+    // Behind the magic stand two blanks, or nothing, where POSIX has "00".
+    for (prefix, version) in [("one", b"  "), ("two", b"\0\0"), ("three", b"00")] {
+        let mut block = file("name", "").blocks();
+        block[257..265].copy_from_slice(&[&b"ustar\0"[..], version].concat());
+        block[345..345 + prefix.len()].copy_from_slice(prefix.as_bytes());
+        checksum(&mut block[..512]);
+        unpack(&block, &scratch.0).unwrap();
+        assert!(scratch.0.join(prefix).join("name").exists(), "{prefix}");
+    }
+    unpack(&tar(&[file("stand-in", "x").pax("GNU.sparse.name", b"real")]), &scratch.0).unwrap();
+    assert!(scratch.0.join("real").exists() && !scratch.0.join("stand-in").exists());
+}

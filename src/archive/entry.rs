@@ -338,7 +338,16 @@ impl<'l, S: BufRead> Reader<'l, S> {
         Ok(())
     }
 
-    fn sparse_map(&mut self, header: &Header<'_>, sparse: Sparse, budget: usize, entry: &mut Entry) -> Result<()> {
+    fn sparse_map(&mut self, header: &Header<'_>, mut sparse: Sparse, budget: usize, entry: &mut Entry) -> Result<()> {
+        if let Some(name) = sparse.name.take() {
+            if name.len() > self.limits.path {
+                return Err(Error::new(
+                    Kind::Limit,
+                    format!("limit 'path': a path of more than {} bytes", self.limits.path),
+                ));
+            }
+            entry.path = name;
+        }
         let (map, length) = if header.kind() == b'S' {
             let mut map = Vec::new();
             let (length, mut more) = header.sparse(&mut map)?;
@@ -357,15 +366,6 @@ impl<'l, S: BufRead> Reader<'l, S> {
         } else {
             return Ok(());
         };
-        if let Some(name) = sparse.name {
-            if name.len() > self.limits.path {
-                return Err(Error::new(
-                    Kind::Limit,
-                    format!("limit 'path': a path of more than {} bytes", self.limits.path),
-                ));
-            }
-            entry.path = name;
-        }
         check_map(&map, length, self.data)?;
         entry.length = length;
         entry.extents = Some(map);

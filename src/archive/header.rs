@@ -2,9 +2,15 @@
 //! ids beyond octal and names of any bytes.
 
 use crate::error::{Error, Kind, Result};
+use std::ops::Range;
 
 /// Bytes of a block; everything in a tar stream is a multiple of it.
 pub(super) const BLOCK: usize = 512;
+
+/// Fields of the POSIX formats (`pax`, "ustar Interchange Format"); GNU's has the first two as well.
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
+const PREFIX: Range<usize> = 345..500;
 
 /// A header whose checksum is right.
 pub(super) struct Header<'a>(&'a tar::Header);
@@ -36,13 +42,20 @@ impl<'a> Header<'a> {
         self.0.as_old().linkflag[0]
     }
 
+    /// Whether it is of the POSIX formats. By the magic alone: the version behind it is not "00" in some archives, and no
+    /// other was ever given out.
+    fn is_ustar(&self) -> bool {
+        self.0.as_bytes()[257..].starts_with(b"ustar\0")
+    }
+
     /// The name, with the prefix field of the formats that have one.
     pub(super) fn name(&self, into: &mut Vec<u8>) {
         into.clear();
-        if let Some(ustar) = self.0.as_ustar() {
+        if self.is_ustar() {
+            let field = &self.0.as_bytes()[PREFIX];
             // star keeps times behind a shorter prefix and says so at the end of the block.
             let star = self.0.as_bytes().ends_with(b"tar\0");
-            let prefix = text(if star { &ustar.prefix[..131] } else { &ustar.prefix });
+            let prefix = text(if star { &field[..131] } else { field });
             if !prefix.is_empty() {
                 into.extend_from_slice(prefix);
                 into.push(b'/');
@@ -78,12 +91,11 @@ impl<'a> Header<'a> {
 
     /// Major and minor of a device node.
     pub(super) fn device(&self) -> Result<(u64, u64)> {
-        let (major, minor) = match (self.0.as_ustar(), self.0.as_gnu()) {
-            (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
-            (_, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-            _ => return Err(bad("a device node in a tar format that has no device numbers")),
-        };
-        Ok((size("device", number("device", major)?)?, size("device", number("device", minor)?)?))
+        if !self.is_ustar() && self.0.as_gnu().is_none() {
+            return Err(bad("a device node in a tar format that has no device numbers"));
+        }
+        let number = |field| size("device", number("device", &self.0.as_bytes()[field])?);
+        Ok((number(MAJOR)?, number(MINOR)?))
     }
 
     /// The map of an old GNU sparse file as far as it stands in this header, its whole length, and whether more follows.

@@ -20,6 +20,7 @@ const SETID: u32 = 0o6000;
 const EPERM: i32 = 1;
 /// The mode of a directory that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
+const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 const ENOTDIR: i32 = 20;
 const ELOOP: i32 = 40;
@@ -58,6 +59,10 @@ impl<'o> Placer<'o> {
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         let own = Owner { uid, gid };
         Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, xattrs_refused: false, root_opaque: false })
+    }
+
+    fn is_overlay(&self) -> bool {
+        self.options.whiteouts == Whiteouts::Overlay
     }
 
     /// Gives the directories their times; to be called when all entries are placed.
@@ -121,7 +126,7 @@ impl<'o> Placer<'o> {
 
     /// The directory at a path; what is missing of it is made.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
-        let (implied, own, overlay) = (self.implied, self.own, self.options.whiteouts == Whiteouts::Overlay);
+        let (implied, own, overlay) = (self.implied, self.own, self.is_overlay());
         let placed = &mut self.placed;
         let mut make = |dir: BorrowedFd<'_>, name: &[u8], there: Option<&Stat>| {
             let hidden = overlay && there.is_some_and(is_whiteout);
@@ -181,7 +186,7 @@ impl<'o> Placer<'o> {
                     place::make_dir(&parent, at.name, metadata.mode)?;
                     let fd = fs::open_dir_at(&parent, bytes(at.name))?;
                     // What stood here, be it a whiteout or a file, hid what the lower layers have; so does this.
-                    if self.options.whiteouts == Whiteouts::Overlay {
+                    if self.is_overlay() {
                         set_opaque(fd.as_fd())?;
                     }
                     (fd, false)
@@ -274,6 +279,9 @@ impl<'o> Placer<'o> {
     fn node(&mut self, at: &Place<'_>, metadata: &Metadata, kind: u32, device: u64) -> Result<()> {
         let parent = self.parent(&at.parent)?;
         let name = bytes(at.name);
+        if self.is_overlay() && kind == WHITEOUT && device == 0 {
+            return self.whiteout_device(&parent, at, metadata.owner);
+        }
         self.new_name(&parent, at.name, || fs::make_node_at(&parent, name, kind | metadata.mode, device))?;
         let chown = metadata.owner != self.own || !parent.plain.get();
         if chown {
@@ -309,6 +317,9 @@ impl<'o> Placer<'o> {
         };
         let from = self.dirs.get(&target.parent, None).map_err(missing)?;
         let stat = fs::stat_at(&from, bytes(target.name)).map_err(missing)?;
+        if self.is_overlay() && is_whiteout(&stat) {
+            return Err(missing(Error::sys("the target is hidden", ENOENT)));
+        }
         if stat.kind == FileKind::Dir {
             return Err(Error::new(Kind::Archive, format!("a hard link to the directory '{}'", shown_target())));
         }
@@ -321,6 +332,17 @@ impl<'o> Placer<'o> {
             _ => {}
         }
         self.new_name(&parent, at.name, || place::link(&from, target.name, &parent, at.name))
+    }
+
+    /// A character device 0:0 is what overlay takes for a whiteout: this name cannot be in the layer's tree. What had it is
+    /// hidden, as it would be by the device.
+    fn whiteout_device(&mut self, parent: &Rc<Dir>, at: &Place<'_>, owner: Owner) -> Result<()> {
+        crate::log::warn!("the character device 0:0 '{}' cannot be in a layer of overlay: left out", shown(bytes(at.name)));
+        parent.changed.set(true);
+        match self.clear(parent, at.name) {
+            Err(e) if !is_absent(&e) => Err(e),
+            _ => self.whiteout(at, owner),
+        }
     }
 
     /// Hides a name of the lower layers, but not what this layer itself has under it.
