@@ -356,6 +356,41 @@ fn root_a_failed_unpack_into_a_filled_layer_marks_it() {
 }
 
 #[test]
+fn root_a_failed_unpack_leaves_nothing_of_the_archives_root() {
+    let w = World::new(QUICK);
+    let before = |id: &str| {
+        w.subject.create_ro(id, None).unwrap();
+        traces(&w.home().join(id).join("diff"))
+    };
+    let (fresh, _) = (before("a"), before("b"));
+    let mut builder = tar::Builder::new(Vec::new());
+    let acl = &b"user::rwx,user:1000:rwx,group::---,mask::rwx,other::---"[..];
+    builder.append_pax_extensions([("SCHILY.xattr.user.evil", &b"1"[..]), ("SCHILY.acl.default", acl)]).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_path("./").unwrap();
+    header.set_mode(0o2777);
+    header.set_uid(1000);
+    header.set_gid(1000);
+    header.set_size(0);
+    header.set_cksum();
+    builder.append(&header, &b""[..]).unwrap();
+    let whole = builder.into_inner().unwrap();
+    w.subject.apply("b", &whole).unwrap();
+    assert_ne!(traces(&w.home().join("b/diff")), fresh, "the archive says something about the root");
+    assert!(w.subject.apply("a", &[&whole[..whole.len() - 1024], b"no header"].concat()).is_err());
+    assert_eq!(traces(&w.home().join("a/diff")), fresh);
+}
+
+/// Mode, owner and attributes.
+fn traces(dir: &Path) -> String {
+    let script = "stat -c '%a %u:%g' .; getfattr -d -m - .; ls -A";
+    let out = std::process::Command::new("sh").args(["-ec", script]).current_dir(dir).output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
 fn root_an_opaque_root_hides_everything_below() {
     let w = World::new(QUICK);
     w.fill("a", None, Tar::new().file("below", "x"));

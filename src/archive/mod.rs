@@ -19,6 +19,7 @@ mod ring;
 mod walk;
 
 pub use limits::Limits;
+pub(crate) use place::remove_xattrs;
 pub use plan::IdShift;
 
 use crate::error::{Context, Error, Kind, Result};

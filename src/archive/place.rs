@@ -412,7 +412,10 @@ pub(super) fn describe_implied(dir: &OwnedFd, owner: Owner) -> Result<()> {
 }
 
 /// Removes the attributes that archives set.
-fn remove_xattrs(dir: BorrowedFd<'_>) -> Result<()> {
+///
+/// # Errors
+/// A system call fails.
+pub fn remove_xattrs(dir: BorrowedFd<'_>) -> Result<()> {
     let keys = place::list_xattrs(dir)?;
     keys.iter().filter(|key| plan::is_of_archives(key)).try_for_each(|key| place::remove_xattr(dir, key))
 }

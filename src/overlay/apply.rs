@@ -1,11 +1,11 @@
 //! Unpacking an archive into a layer.
 
 use super::Overlay;
-use super::layout::Layer;
+use super::layout::{DIFF_MODE, Layer};
 use crate::archive::{self, Limits, Options, Whiteouts};
 use crate::error::{Error, Result};
 use crate::id::LayerId;
-use crate::sys::fs;
+use crate::sys::{fs, place};
 use crate::tree;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,12 +39,23 @@ impl Overlay {
         });
         match unpacked {
             Ok(()) => Ok(()),
-            Err(e) if was_empty => Err(match tree::empty(diff.as_fd()).and_then(|()| self.finish(&layer)) {
+            Err(e) if was_empty => Err(match self.restore(&layer, &diff).and_then(|()| self.finish(&layer)) {
                 Ok(()) => e,
                 Err(other) => e.and_also(other),
             }),
             Err(e) => Err(e.hint("the layer is incomplete now; remove it and make it anew")),
         }
+    }
+
+    /// Makes an empty layer of one that an archive failed in: also the root's owner, mode and attributes (an ACL among them
+    /// would be handed down) are as they are made. In place, because the layer may be mounted.
+    fn restore(&self, layer: &Layer, diff: &OwnedFd) -> Result<()> {
+        tree::empty(diff.as_fd())?;
+        let owner = self.options.remap.as_ref().map_or((0, 0), |remap| (remap.uid, remap.gid));
+        place::set_owner(diff, owner.0, owner.1)?;
+        archive::remove_xattrs(diff.as_fd())?;
+        layer.set_root_transparent()?;
+        place::set_mode(diff, DIFF_MODE)
     }
 
     fn finish(&self, layer: &Layer) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Making a layer: everything under a temporary name, then one rename.
 
 use super::Overlay;
-use super::layout::{ACCESS, DIFF, EMPTY, ENOTDIR, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
+use super::layout::{ACCESS, DIFF, DIFF_MODE, EMPTY, ENOTDIR, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
 use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
 use super::remove::delete;
 use crate::driver::{Access, CreateOptions};
@@ -72,7 +72,7 @@ impl Overlay {
     }
 
     fn fill(&self, dir: &OwnedFd, link: &LinkId, plan: &Plan) -> Result<()> {
-        for (name, mode) in [(DIFF, 0o755), (WORK, 0o700), (MERGED, 0o700)] {
+        for (name, mode) in [(DIFF, DIFF_MODE), (WORK, 0o700), (MERGED, 0o700)] {
             fs::make_dir_at(dir, name, mode)?;
             self.give_to_containers(dir, name)?;
         }

@@ -23,6 +23,8 @@ use std::path::PathBuf;
 
 pub(super) const LINKS: &str = "l";
 pub(super) const DIFF: &str = "diff";
+/// The mode that `diff` is made with: it becomes that of the container's root directory.
+pub(super) const DIFF_MODE: u32 = 0o755;
 pub(super) const LINK: &str = "link";
 pub(super) const LOWER: &str = "lower";
 pub(super) const WORK: &str = "work";
@@ -218,6 +220,14 @@ impl Layer {
     /// off as well; the mark keeps repair from bringing them back.
     pub(super) fn set_root_opaque(&self) -> Result<()> {
         xattr::set(self.diff()?, OPAQUE, b"y")
+    }
+
+    /// Takes back [`Layer::set_root_opaque`].
+    pub(super) fn set_root_transparent(&self) -> Result<()> {
+        match xattr::remove(self.diff()?, OPAQUE) {
+            Err(e) if !xattr::is_absent(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// See [`Layer::set_root_opaque`].
