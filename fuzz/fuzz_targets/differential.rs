@@ -7,7 +7,8 @@
 //! * global PAX records, which the crate hands out as entries and never applies;
 //! * `size` for what has no content: we go on right behind the header, as GNU tar and Go do, the crate skips that many bytes;
 //! * both a GNU long name and a PAX path for one entry; a NUL in a PAX path; Solaris records, volume labels;
-//! * star's shorter prefix field; a directory told by its slash alone.
+//! * star's shorter prefix field; a directory told by its slash alone;
+//! * a version other than "00" behind the magic of ustar, with which the crate overlooks the prefix of the name.
 #![no_main]
 
 use graphdriver::archive::Limits;
@@ -63,7 +64,8 @@ fn theirs(bytes: &[u8]) -> Option<Vec<Seen>> {
         let header = entry.header().clone();
         let kind = header.as_bytes()[156];
         let star = header.as_bytes().ends_with(b"tar\0");
-        if !(b'0'..=b'7').contains(&kind) && kind != 0 || star {
+        let odd_version = &header.as_bytes()[257..263] == b"ustar\0" && &header.as_bytes()[263..265] != b"00";
+        if !(b'0'..=b'7').contains(&kind) && kind != 0 || star || odd_version {
             return None;
         }
         if (b'1'..=b'6').contains(&kind) && header.entry_size().ok()? != 0 {
