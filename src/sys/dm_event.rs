@@ -25,6 +25,7 @@ const DM_DEFERRED_REMOVE: u32 = 1 << 17;
 
 // libdevmapper.h
 const COOKIE_MAGIC: u32 = 0x0D4D;
+const UDEV_DISABLE_DISK_RULES: u32 = 0x0004;
 const UDEV_DISABLE_LIBRARY_FALLBACK: u32 = 0x0020;
 const UDEV_PRIMARY_SOURCE: u32 = 0x0040;
 const UDEV_FLAGS_SHIFT: u32 = 16;
@@ -98,7 +99,9 @@ pub fn suspend(control: &impl AsRawFd, name: &str) -> Result<()> {
 
 /// Resumes the device and returns its number.
 pub fn resume(control: &impl AsRawFd, name: &str, settle: Settle) -> Result<u64> {
-    let cookie = if settle == Settle::Wait { Cookie::new(0)? } else { None };
+    // Layers of one base all have its UUID: links to them in /dev/disk would lead to any of them, and udev would hold each new
+    // device open to look for its UUID just when it may have to go away again.
+    let cookie = if settle == Settle::Wait { Cookie::new(UDEV_DISABLE_DISK_RULES)? } else { None };
     let mut request = Request::new(name, 0, Cookie::event_nr(cookie.as_ref()))?;
     request.send(control, DM_DEV_SUSPEND).map_err(|errno| failed("resume", name, errno))?;
     Cookie::wait(cookie, name, request.flags);
