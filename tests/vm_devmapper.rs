@@ -14,7 +14,7 @@ use common::subject::{C, Rust, Subject};
 use crash::{End, From};
 use graphdriver::devmapper::{DeviceMapper, Moment};
 use graphdriver::driver::{Driver, MountOptions};
-use graphdriver::error::{Kind, Result};
+use graphdriver::error::{Error, Kind, Result};
 use ground::{Ground, Short, devices, eventually, filesystem_size, id, output};
 use pool::ForeignPool;
 use std::path::Path;
@@ -904,5 +904,155 @@ fn a_pool_without_metadata_space_says_so_and_still_shows_its_layers() {
     assert_eq!(driver.line("Pool State"), "ro");
     assert!(driver.has("first") && !driver.has("more"));
     assert!(driver.up("first").is_err() || driver.down("first").is_ok());
+    ground.finish(driver);
+}
+
+/// An observer that lets one step fail: the `at`-th after it was armed.
+struct Failing {
+    armed: Mutex<Option<usize>>,
+}
+
+impl Failing {
+    fn observer(self: &Arc<Failing>) -> Arc<graphdriver::devmapper::Observer> {
+        let this = Arc::clone(self);
+        Arc::new(move |step| {
+            let mut armed = this.armed.lock().unwrap();
+            let left = armed.filter(|_| step.moment == Moment::Before);
+            match left {
+                Some(0) => {
+                    *armed = None;
+                    Err(Error::sys(format!("injected into {}", step.what), libc::EIO))
+                }
+                Some(left) => {
+                    *armed = Some(left - 1);
+                    Ok(())
+                }
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+#[test]
+fn each_step_of_a_creation_with_growth_may_fail() {
+    let ground = Ground::new();
+    let failing = Arc::new(Failing { armed: Mutex::new(None) });
+    for at in 0.. {
+        let driver = ground.observed(Some(failing.observer())).unwrap();
+        *failing.armed.lock().unwrap() = Some(at);
+        let made = driver.sized("l1", None, "80M");
+        let was_reached = failing.armed.lock().unwrap().take().is_none();
+        assert_eq!(made.is_ok(), driver.has("l1"), "step {at}: {made:?}");
+        if made.is_ok() {
+            assert!(filesystem_size(&driver.up("l1").unwrap()) > (66 << 20));
+            driver.rm("l1").unwrap();
+        }
+        assert!(!ground.home().join("mnt/l1").exists() && !ground.metadata("l1").exists(), "step {at}: {made:?}");
+        driver.cleanup().unwrap();
+        drop(driver);
+        ground.check_nothing_is_left();
+        assert_eq!(ground.thins(), ground.recorded(), "step {at}");
+        if !was_reached {
+            assert!(at >= 12, "only {at} steps");
+            break;
+        }
+    }
+    ground.check();
+}
+
+#[test]
+fn a_slow_layer_does_not_hold_up_the_others() {
+    let ground = Ground::new();
+    // The activation of "slow" waits, as if udev did not answer, until the other layers are done.
+    let (done, others) = std::sync::mpsc::channel::<()>();
+    let others = Mutex::new(others);
+    let observer: Arc<graphdriver::devmapper::Observer> = Arc::new(move |step| {
+        if step.what == "resume" && step.on.ends_with("-slow") && step.moment == Moment::After {
+            others.lock().unwrap().recv().unwrap();
+        }
+        Ok(())
+    });
+    let driver = ground.observed(Some(observer)).unwrap();
+    for name in ["slow", "quick"] {
+        driver.rw(name, None).unwrap();
+    }
+    driver.create_read_only("image").unwrap();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| driver.up("slow").unwrap());
+        // So does an archive that arrives slowly.
+        let (feed, mut arriving) = std::os::unix::net::UnixStream::pair().unwrap();
+        let filling = scope.spawn({
+            let driver = &driver;
+            move || driver.apply_diff(&id("image"), &mut arriving)
+        });
+        for round in 0..5 {
+            driver.up("quick").unwrap();
+            driver.rw("more", Some("quick")).unwrap();
+            driver.down("quick").unwrap();
+            driver.rm("more").unwrap();
+            assert!(driver.has("quick") && driver.has("slow") && driver.status().is_ok(), "round {round}");
+            assert_eq!(driver.layer_metadata(&id("slow")).unwrap().len(), 4);
+        }
+        assert!(!slow.is_finished() && !filling.is_finished());
+        done.send(()).unwrap();
+        slow.join().unwrap();
+        std::io::Write::write_all(&mut &feed, &common::Tar::new().file("a", "1").done()).unwrap();
+        drop(feed);
+        filling.join().unwrap().unwrap();
+    });
+    driver.down("slow").unwrap();
+    ground.finish(driver);
+}
+
+/// Open descriptors, threads and children of this process.
+fn held() -> (usize, usize, String) {
+    let count = |dir: &str| std::fs::read_dir(dir).unwrap().count();
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    (count("/proc/self/fd"), count("/proc/self/task"), children)
+}
+
+#[test]
+fn nothing_of_the_process_is_kept() {
+    let ground = Ground::new();
+    let before = held();
+    for _ in 0..3 {
+        let driver = ground.open();
+        driver.rw("l1", None).unwrap();
+        driver.up("l1").unwrap();
+        let name = driver.layer_metadata(&id("l1")).unwrap()[2].1.clone();
+        let holder = std::fs::File::open(Path::new("/dev/mapper").join(name)).unwrap();
+        driver.rm("l1").unwrap();
+        assert!(held().1 > before.1, "the worker is at it");
+        drop(holder);
+        driver.cleanup().unwrap();
+        drop(driver);
+        assert_eq!(held(), before);
+    }
+    let driver = ground.open();
+    eventually("the marked device is gone", || !ground.metadata("l1").exists());
+    eventually("the worker has ended", || held().1 == before.1);
+    ground.finish(driver);
+}
+
+#[test]
+fn a_base_that_is_not_the_recorded_one_is_refused() {
+    let ground = Ground::new();
+    drop(ground.open());
+    let file = ground.metadata("deviceset-metadata");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let uuid = value["BaseDeviceUUID"].as_str().unwrap();
+    assert_eq!((uuid.len(), value["BaseDeviceFilesystem"].as_str()), (36, Some("ext4")));
+
+    std::fs::write(&file, text.replace(uuid, "00000000-0000-0000-0000-000000000000")).unwrap();
+    let refused = ground.try_open().map(drop).unwrap_err();
+    assert!(refused.kind() == Kind::Corrupt && refused.to_string().contains(uuid), "{refused}");
+    std::fs::write(&file, text.replace("\"ext4\"", "\"xfs\"")).unwrap();
+    assert_eq!(ground.try_open().map(drop).unwrap_err().kind(), Kind::Corrupt);
+
+    // A file that was lost is made again from what the device says.
+    std::fs::remove_file(&file).unwrap();
+    let driver = ground.open();
+    assert!(std::fs::read_to_string(&file).unwrap().contains(uuid));
     ground.finish(driver);
 }

@@ -10,6 +10,7 @@ use crate::sys::dm::{Settle, Target, is_busy, is_gone};
 use crate::sys::fs;
 use crate::sys::loopdev;
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Data block size, sectors of 512 bytes: 64 KiB, the smallest that a pool takes; good for many small layers.
@@ -50,8 +51,8 @@ fn is_attached(kernel: &Kernel, name: &str) -> Result<bool> {
 }
 
 fn activate(kernel: &Kernel, name: &str, dir: &Path, files: &LoopFiles) -> Result<()> {
-    std::fs::create_dir_all(dir)
-        .map_err(|e| Error::sys(format!("mkdir '{}'", dir.display()), e.raw_os_error().unwrap_or(5)))?;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|e| Error::sys(format!("mkdir '{}'", dir.display()), e.raw_os_error().unwrap_or(5)))?;
     let dir_fd = fs::open_dir(dir)?;
     let size = files.data / 512 / BLOCK_SECTORS * BLOCK_SECTORS * 512;
     let data = file(&dir_fd, dir, "data", size)?;
