@@ -228,6 +228,7 @@ fn a_layer_can_be_larger_than_its_parent_and_not_smaller() {
     driver.sized("large", None, "128M").unwrap();
     driver.sized("same", None, "64M").unwrap();
     driver.sized("zero", Some("large"), "0").unwrap();
+    assert_eq!(driver.rw("large", Some("large")).unwrap_err().kind(), Kind::Invalid, "its own parent");
     let refused = driver.sized("small", None, "63M").unwrap_err();
     assert_eq!(refused.user_message(), Some("Container size cannot be smaller than 67108864"));
     assert!(!driver.has("small") && !ground.home().join("mnt/small").exists());
@@ -903,7 +904,15 @@ fn a_pool_without_metadata_space_says_so_and_still_shows_its_layers() {
     let driver = ground.open();
     assert_eq!(driver.line("Pool State"), "ro");
     assert!(driver.has("first") && !driver.has("more"));
-    assert!(driver.up("first").is_err() || driver.down("first").is_ok());
+    driver.cleanup().unwrap();
+    drop(driver);
+
+    ground.option("dm.loopmetadatasize", "4M");
+    let driver = ground.open();
+    assert_eq!((driver.line("Pool State"), driver.line("Metadata Space Total")), ("rw".to_owned(), "4.000MB".to_owned()));
+    std::fs::write(driver.up("first").unwrap().join("file"), "x").unwrap();
+    driver.rw("more", Some("first")).unwrap();
+    driver.rm("first").unwrap();
     ground.finish(driver);
 }
 
@@ -983,7 +992,7 @@ fn a_slow_layer_does_not_hold_up_the_others() {
         let (feed, mut arriving) = std::os::unix::net::UnixStream::pair().unwrap();
         let filling = scope.spawn({
             let driver = &driver;
-            move || driver.apply_diff(&id("image"), &mut arriving)
+            move || driver.apply_diff(&id("image"), &mut arriving, None)
         });
         for round in 0..5 {
             driver.up("quick").unwrap();
@@ -1054,5 +1063,53 @@ fn a_base_that_is_not_the_recorded_one_is_refused() {
     std::fs::remove_file(&file).unwrap();
     let driver = ground.open();
     assert!(std::fs::read_to_string(&file).unwrap().contains(uuid));
+    ground.finish(driver);
+}
+
+#[test]
+fn the_embedded_pool_grows_and_never_shrinks() {
+    let mut ground = Ground::new();
+    drop(ground.open().cleanup());
+    for (asked, total) in [("1536M", "1.500GB"), ("1G", "1.500GB")] {
+        ground.option("dm.loopdatasize", asked);
+        let driver = ground.open();
+        assert_eq!(driver.line("Data Space Total"), total);
+        driver.cleanup().unwrap();
+    }
+    ground.check();
+}
+
+#[test]
+fn a_device_that_was_to_go_away_is_taken_back() {
+    let ground = Ground::new();
+    let driver = ground.open();
+    driver.rw("l1", None).unwrap();
+    driver.up("l1").unwrap();
+    let name = driver.layer_metadata(&id("l1")).unwrap()[2].1.to_str().unwrap().to_owned();
+    let node = Path::new("/dev/mapper").join(&name);
+    let holder = std::fs::File::open(&node).unwrap();
+    driver.down("l1").unwrap();
+    assert!(devices().contains(&name) && output("dmsetup", &["info", &name]).contains("DEFERRED REMOVE"));
+    let root = driver.up("l1").unwrap();
+    drop(holder);
+    std::fs::write(root.join("file"), "x").unwrap();
+    assert!(node.exists() && devices().contains(&name));
+    driver.down("l1").unwrap();
+    assert!(!node.exists() && !devices().contains(&name));
+
+    // What a process leaves that dies between making the device and giving it a table; and one frozen by somebody.
+    output("dmsetup", &["create", "--notable", &name]);
+    driver.up("l1").unwrap();
+    output("dmsetup", &["suspend", &name]);
+    drop(driver);
+    let driver = ground.open();
+    std::fs::write(root.join("file"), "y").unwrap();
+    driver.down("l1").unwrap();
+
+    // Another device that has the name.
+    output("dmsetup", &["create", &name, "--table", "0 1024 zero"]);
+    let refused = driver.up("l1").unwrap_err();
+    assert!(refused.kind() == Kind::Busy && refused.to_string().contains("'zero"), "{refused}");
+    output("dmsetup", &["remove", &name]);
     ground.finish(driver);
 }

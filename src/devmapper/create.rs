@@ -23,6 +23,9 @@ impl DeviceMapper {
         let shared = &self.shared;
         let wanted = requested_size(options)?;
         let origin_name = parent.map_or(BASE, LayerId::as_str);
+        if origin_name == id.as_str() {
+            return Err(Error::new(Kind::Invalid, "a layer cannot be its own parent"));
+        }
         let mut held = shared.locks.hold(&[id.as_str(), origin_name])?;
         let origin = shared.usable(origin_name).context(|| "its parent")?;
         let size = wanted.unwrap_or(origin.size);

@@ -32,8 +32,8 @@ impl Store {
     pub(super) fn open(home: OwnedFd, steps: Steps) -> Result<Store> {
         let dir = make_dir(&home, "metadata", 0o700)?;
         if !crate::sys::process::lock_exclusive(&dir)? {
-            let what = "another process uses this devicemapper store";
-            return Err(Error::new(Kind::Busy, what).hint("only one daemon at a time can work on a thin pool"));
+            let what = "this devicemapper store is in use, by another process or by an earlier initialisation in this one";
+            return Err(Error::new(Kind::Busy, what).hint("end the other daemon, or clean up first"));
         }
         Ok(Store { home, dir, steps })
     }
@@ -97,8 +97,14 @@ impl Store {
         let content = self.read(name)?;
         let parsed = content.map(|content| Device::parse(name, &content)).transpose();
         let parsed = parsed.context(|| format!("metadata file '{name}'"))?;
-        // The hash is the name everywhere else; a copied or renamed file must not make two devices of one.
-        Ok(parsed.map(|device| Device { hash: name.to_owned(), ..device }))
+        // A copy under another name must not make two layers of one device: deleting one would destroy the other.
+        Ok(parsed.filter(|device| {
+            let is_own = device.hash == name;
+            if !is_own {
+                log::warn!("devicemapper: metadata file '{name}' is about '{}'; ignored", device.hash.escape_debug());
+            }
+            is_own
+        }))
     }
 
     pub(super) fn save_device(&self, device: &Device) -> Result<()> {
@@ -225,13 +231,14 @@ mod tests {
             std::fs::write(dir.join(name), content).unwrap();
         }
         std::fs::create_dir(dir.join("dir")).unwrap();
+        std::fs::write(dir.join("copy"), "{\"hash\": \"l1\", \"device_id\": 3}").unwrap();
         assert!(store.scan().unwrap().devices.is_empty());
         assert_eq!(store.device_set().unwrap(), DeviceSet::default());
         assert_eq!(store.transaction().unwrap(), None);
         let mut left: Vec<_> =
             std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, [".hidden", "README.txt~", "dir"]);
+        assert_eq!(left, [".hidden", "README.txt~", "copy", "dir"]);
         assert_eq!(std::fs::read_dir(scratch.0.join(CORRUPT)).unwrap().count(), 3);
     }
 }
