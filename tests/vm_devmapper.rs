@@ -150,6 +150,13 @@ fn mount_options_and_mkfs_arguments_reach_the_device() {
 
     let own = MountOptions { mount_label: None, options: vec!["nodiscard,nosuid".into()] };
     driver.mount(&id("l1"), &own).unwrap();
+    let read_only = MountOptions { mount_label: None, options: vec!["remount,ro".into()] };
+    let root = driver.mount(&id("l1"), &read_only).unwrap();
+    assert!(std::fs::write(root.join("file"), "x").is_err());
+    let bad = MountOptions { mount_label: None, options: vec!["remount,nonsense=1".into()] };
+    assert!(driver.mount(&id("l1"), &bad).is_err() && root.exists());
+    driver.down("l1").unwrap();
+    driver.mount(&id("l1"), &own).unwrap();
     let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let line = table.lines().find(|line| line.contains("/mnt/l1 ")).unwrap();
     assert!(line.contains("nosuid") && !line.contains(",discard"), "{line}");

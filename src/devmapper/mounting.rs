@@ -27,16 +27,19 @@ const ID_FILE: &str = "id";
 /// Activates a device and mounts it. If that fails, it is not active any more.
 fn mount_device(devices: &Devices, device: &Device, filesystem: Filesystem, target: &Path, words: &Words) -> Result<()> {
     let node = devices.activate(device)?;
-    let mut data: Vec<OsString> = words.data.clone();
-    data.extend(filesystem.mount_option().filter(|option| !words.data.iter().any(|word| word == option)).map(Into::into));
-    let data = data.join(OsStr::new(","));
-    let mounted = mount::mount(node.as_os_str(), target, filesystem.name(), words.flags, &data);
-    let mounted = mounted.and_then(|()| match words.propagation.is_empty() {
+    let mounted = mount_node(&node, filesystem, target, words).and_then(|()| match words.propagation.is_empty() {
         true => Ok(()),
         false => mount::mount(OsStr::new(""), target, "", words.propagation, OsStr::new(""))
             .map_err(|e| with_cleanup(e, mount::umount_detach(target).map(drop))),
     });
     mounted.map_err(|e| with_cleanup(devices.blame_pool(e), devices.deactivate(device)))
+}
+
+/// Mounts a block device, or changes the options of its mount.
+fn mount_node(node: &Path, filesystem: Filesystem, target: &Path, words: &Words) -> Result<()> {
+    let mut data: Vec<OsString> = words.data.clone();
+    data.extend(filesystem.mount_option().filter(|option| !words.data.iter().any(|word| word == option)).map(Into::into));
+    mount::mount(node.as_os_str(), target, filesystem.name(), words.flags, &data.join(OsStr::new(",")))
 }
 
 /// Grows the filesystem of an inactive device to the device's recorded size, through a mount on `target` meanwhile.
@@ -64,8 +67,11 @@ impl Shared {
         let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         let words = self.words(options);
-        if !self.is_mounted(id)? || words.flags.contains(Flags::MS_REMOUNT) {
+        if !self.is_mounted(id)? {
             self.mount_whole(&device, &words)?;
+        } else if words.flags.contains(Flags::MS_REMOUNT) {
+            let node = super::names::node(&self.devices.names.device(&device.hash, device.device_id));
+            mount_node(&node, self.filesystem, &self.mount_point(id.as_str()), &words)?;
         }
         Ok(self.mount_point(id.as_str()).join(ROOTFS))
     }
