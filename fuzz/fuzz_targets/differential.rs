@@ -6,7 +6,8 @@
 //! * PAX sparse files, which the crate does not put together, and sparse files and GNU dump directories altogether;
 //! * global PAX records, which the crate hands out as entries and never applies;
 //! * `size` for what has no content: we go on right behind the header, as GNU tar and Go do, the crate skips that many bytes;
-//! * both a GNU long name and a PAX path for one entry; a NUL in a PAX path; Solaris records, volume labels;
+//! * both a GNU long name and a PAX path for one entry; a NUL in a PAX path, or in
+//!   a GNU long name, which ends there for us as for GNU tar; Solaris records, volume labels;
 //! * star's shorter prefix field; a directory told by its slash alone;
 //! * a version other than "00" behind the magic of ustar, with which the crate overlooks the prefix of the name.
 #![no_main]
@@ -87,6 +88,9 @@ fn theirs(bytes: &[u8]) -> Option<Vec<Seen>> {
         }
         let kind = if matches!(kind, 0 | b'7') { b'0' } else { kind };
         let link = entry.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
+        if path.contains(&0) || link.contains(&0) {
+            return None;
+        }
         let mode = header.mode().ok()? & 0o7777;
         let mut data = Vec::new();
         entry.read_to_end(&mut data).ok()?;
