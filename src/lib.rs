@@ -6,7 +6,7 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!           archive  quota  tree  mounts  options  id
+//!      archive  quota  tree  mounts  backing  options  locks  id
 //!                                                   │
 //!                                                  sys
 //!               error, log: used by all, use nothing
