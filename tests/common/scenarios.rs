@@ -45,6 +45,8 @@ fn two_layers(w: &World) {
     w.subject.apply("top", &top.done()).unwrap();
 }
 
+/// design document, "Mount a layer": returns the mounted filesystem's path; "Unmount a layer"; "Create a read-only layer" and
+/// "Create a read-write layer", step 1; "Unpack layer data", steps 1 and 2.
 fn a_stack_of_layers_shows_what_they_mean(w: &World) {
     two_layers(w);
     w.subject.create_rw("c1", Some("top")).unwrap();
@@ -88,6 +90,7 @@ fn a_mounted_layer_is_not_mounted_twice(w: &World) {
     w.subject.umount("c1").unwrap();
 }
 
+/// design document, "Exists".
 fn what_does_not_exist_needs_no_umount_and_no_removal(w: &World) {
     w.subject.umount("nobody").unwrap();
     w.subject.remove("nobody").unwrap();
@@ -104,6 +107,7 @@ fn what_does_not_exist_cannot_be_used(w: &World) {
     assert!(failure.text.contains("nobody"), "{failure:?}");
 }
 
+/// design document, "Delete a layer".
 fn a_removed_layer_is_gone_and_its_id_is_free(w: &World) {
     two_layers(w);
     w.subject.create_rw("c1", Some("top")).unwrap();
@@ -191,12 +195,14 @@ fn layer_size_counts_files_once_and_directories_never(w: &World) {
     assert_eq!(w.subject.apply("bottom", &archive).unwrap(), 8);
 }
 
+/// design document, "Initialise": the driver is chosen by name; "Driver status".
 fn status_names_the_driver_and_the_filesystem(w: &World) {
     let (name, fs, text) = w.subject.status().unwrap();
     assert!(["overlay", "overlay2", "devicemapper"].contains(&name.as_str()) && !fs.is_empty());
     assert!(text.ends_with('\n') && text.lines().all(|line| line.contains(": ")), "{text}");
 }
 
+/// design document, "Create a read-write layer", step 4: any other create option is an error.
 fn unknown_storage_options_are_errors(w: &World) {
     use graphdriver::driver::Access;
     assert!(w.subject.create("c1", None, Access::ReadWrite, &[("colour", "red")]).is_err());
