@@ -286,6 +286,47 @@ fn one_stack(seed: u64) {
     }
 }
 
+/// The kernel looks for whiteouts where directories of several layers are merged; none may be listed elsewhere either.
+#[test]
+fn no_whiteout_is_listed() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    let scratch = Scratch::new("listed");
+    let stack = [
+        vec![dir("d"), file("d/a", ""), file("d/b", ""), file("e/z", ""), file("k/.wh.q", ""), file(".wh.r", "")],
+        vec![
+            file("d/.wh.a", ""),
+            file("d/.wh..wh..opq", ""),
+            file("d/.wh.b", ""),
+            file("d/c", ""),
+            file("d/sub/.wh.x", ""),
+            file("n/.wh.q", ""),
+            file("n/r", ""),
+            file("e/.wh.z", ""),
+            item(b'3', "n/zero"),
+        ],
+        vec![file("d/more", ""), file("n/more", ""), file("f/more", "")],
+    ];
+    let layers: Vec<(PathBuf, bool)> = stack
+        .iter()
+        .enumerate()
+        .map(|(n, items)| {
+            let diff = scratch.dir(&format!("l{n}"));
+            let outcome = unpack(&tar(items), &diff).unwrap();
+            (diff, outcome.root_opaque)
+        })
+        .collect();
+    let names = |layers: &[(PathBuf, bool)]| {
+        let merged = mount(&scratch, layers);
+        let found: Vec<String> = look(&merged).0.into_keys().collect();
+        nix::mount::umount(&merged).unwrap();
+        found
+    };
+    assert_eq!(names(&layers[..1]), ["d", "d/a", "d/b", "e", "e/z", "k"]);
+    assert_eq!(names(&layers[..2]), ["d", "d/c", "d/sub", "e", "k", "n", "n/r"]);
+    assert_eq!(names(&layers), ["d", "d/c", "d/more", "d/sub", "e", "f", "f/more", "k", "n", "n/more", "n/r"]);
+}
+
 #[test]
 fn random_stacks_mean_what_the_model_says() {
     // A mount namespace of this thread's own: whatever happens, no mount stays behind.
