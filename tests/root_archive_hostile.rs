@@ -115,3 +115,60 @@ fn names_of_unusual_headers() {
     unpack(&tar(&[file("stand-in", "x").pax("GNU.sparse.name", b"real")]), &scratch.0).unwrap();
     assert!(scratch.0.join("real").exists() && !scratch.0.join("stand-in").exists());
 }
+
+#[test]
+fn what_is_no_tar_is_called_by_its_name() {
+    let scratch = Scratch::new("foreign");
+    for (start, name) in
+        [(&b"PK\x03\x04"[..], "a zip archive"), (b"{\"errors\":[]}", "a JSON text"), (b"7z\xbc\xaf\x27\x1c", "7z")]
+    {
+        for length in [start.len(), 300, 5000] {
+            let mut content = start.to_vec();
+            content.resize(length.max(start.len()), b'x');
+            let e = unpack(&content, &scratch.0).unwrap_err().to_string();
+            assert!(e.contains("not a tar archive") && e.contains(name), "{e}");
+        }
+    }
+    unpack(&tar(&[file("{name}", "")]), &scratch.0).unwrap();
+}
+
+/// Neither directories that nobody described nor a compressed stream without content go on for ever.
+#[test]
+fn what_no_entry_says_is_bounded_too() {
+    use std::io::Write;
+    let scratch = Scratch::new("bounded");
+    let mut small = options(Whiteouts::Overlay);
+    small.limits.entries = 20;
+    let e = unpack_with(
+        &tar(&[file(&"d/".repeat(30), "").mode(0o700), file(&format!("{}f", "e/".repeat(30)), "")]),
+        &scratch.0,
+        &small,
+    );
+    assert!(e.unwrap_err().to_string().contains("limit 'entries'"));
+    small.limits.stream = 1 << 20;
+    // Frames of zstd that are to be skipped: no byte of content in 2 MiB.
+    let mut frames = Vec::new();
+    for _ in 0..2048 {
+        frames.write_all(&[0x50, 0x2a, 0x4d, 0x18, 0xf8, 0x03, 0, 0]).unwrap();
+        frames.resize(frames.len() + 1016, 0);
+    }
+    let e = unpack_with(&frames, &scratch.0, &small).unwrap_err();
+    assert!(e.to_string().contains("limit 'stream'"), "{e}");
+}
+
+/// What the kernel would refuse of an attribute is no reason to refuse the layer.
+#[test]
+fn attributes_that_no_file_can_have_are_left_out() {
+    let scratch = Scratch::new("refused-attributes");
+    let acl = b"user::rwx,group::r-x,other::r-x";
+    unpack(
+        &tar(&[
+            file("f", "").pax("SCHILY.acl.default", acl),
+            item(b'6', "p").pax("SCHILY.acl.default", acl),
+            file("long", "").pax("SCHILY.xattr.user.long", &vec![b'x'; 70_000]),
+        ]),
+        &scratch.0,
+    )
+    .unwrap();
+    assert!(scratch.0.join("long").exists());
+}

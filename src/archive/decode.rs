@@ -194,6 +194,8 @@ struct Input<'a> {
     start: usize,
     end: usize,
     ended: bool,
+    /// Bytes that may still be read: a stream can go on for ever without a byte of content.
+    left: u64,
 }
 
 impl Input<'_> {
@@ -205,6 +207,8 @@ impl Input<'_> {
             let (got, ended) = fill(self.source, &mut self.buffer[self.end..])?;
             self.end += got;
             self.ended = ended;
+            let left = self.left.checked_sub(got as u64);
+            self.left = left.ok_or_else(|| Error::new(Kind::Limit, "limit 'stream': the compressed stream is longer"))?;
         }
         Ok(&self.buffer[self.start..self.end])
     }
@@ -241,7 +245,7 @@ pub trait Sink {
 /// # Errors
 /// The source fails, the stream is damaged or cut off, or it needs a larger window than is allowed.
 pub fn run(source: &mut dyn Read, sink: &mut dyn Sink, limits: &Limits) -> Result<bool> {
-    let mut input = Input { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false };
+    let mut input = Input { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, left: limits.stream };
     let format = Format::of(input.want(RECOGNISED_BY)?);
     match format {
         Format::Plain => copy(&mut input, sink),

@@ -77,6 +77,8 @@ pub(super) fn hands_down(dir: impl AsFd) -> Result<bool> {
     }
 }
 
+/// `EACCES` of `asm-generic/errno-base.h`.
+const EACCES: i32 = 13;
 /// `ERANGE` of `asm-generic/errno-base.h`.
 const ERANGE: i32 = 34;
 
@@ -116,7 +118,8 @@ impl Dirs {
         let fd = match openat2::open_in_root(self.root.as_fd(), path) {
             Ok(Some(fd)) => fd,
             Ok(None) => walk::open(self.root.as_fd(), path, make)?,
-            Err(e) if walk::can_be_made(&e) => walk::open(self.root.as_fd(), path, make)?,
+            // EACCES: with fs.protected_symlinks the kernel follows no link of others in a sticky directory; the walk reads it.
+            Err(e) if walk::can_be_made(&e) || e.errno() == EACCES => walk::open(self.root.as_fd(), path, make)?,
             Err(e) => return Err(e),
         };
         self.add(path.to_vec(), fd)

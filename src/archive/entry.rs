@@ -186,7 +186,10 @@ impl<'l, S: BufRead> Reader<'l, S> {
         let mut pending = false;
         loop {
             let mut block = [0; BLOCK];
-            let Some(header) = (if self.exact(&mut block)? { Header::parse(&block)? } else { None }) else {
+            let first = self.taken == 0;
+            let whole = self.exact(&mut block).map_err(|e| if first { foreign(&block).unwrap_or(e) } else { e })?;
+            let header = if whole { Header::parse(&block) } else { Ok(None) };
+            let Some(header) = header.map_err(|e| if first { foreign(&block).unwrap_or(e) } else { e })? else {
                 if pending {
                     return Err(bad("the archive ends after an extension record"));
                 }
@@ -433,6 +436,23 @@ fn check_map(map: &[(u64, u64)], length: u64, data: u64) -> Result<()> {
         total += count; // at most `length`, because the extents do not overlap
     }
     if total == data { Ok(()) } else { Err(bad("a sparse map does not fit its file's data")) }
+}
+
+/// What a stream is that does not begin as a tar archive does, where that can be told.
+fn foreign(start: &[u8; BLOCK]) -> Option<Error> {
+    const KNOWN: [(&[u8], &str); 9] = [
+        (b"PK\x03\x04", "a zip archive"),
+        (b"PK\x05\x06", "an empty zip archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!", "a rar archive"),
+        (b"\x04\x22\x4d\x18", "compressed with lz4"),
+        (b"LZIP", "compressed with lzip"),
+        (b"\x1f\x9d", "compressed with compress"),
+        (b"{", "a JSON text"),
+        (b"<", "an HTML or XML text"),
+    ];
+    let (_, what) = KNOWN.iter().find(|(magic, _)| start.starts_with(magic))?;
+    Some(bad(format!("this is not a tar archive but {what}")).hint("layers are tar, plain or as gzip, zstd, xz or bzip2"))
 }
 
 /// A size rounded up to blocks.

@@ -18,6 +18,7 @@ use std::rc::Rc;
 
 const SETID: u32 = 0o6000;
 const EPERM: i32 = 1;
+const E2BIG: i32 = 7;
 /// The mode of a directory that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
 const ENOENT: i32 = 2;
@@ -39,6 +40,9 @@ pub(super) struct Placer<'o> {
     /// Whom a directory belongs to that no entry describes.
     implied: Owner,
     xattrs_refused: bool,
+    acls_lost: bool,
+    /// Directories made that no entry describes.
+    made: u64,
     /// The archive hides everything below the layer.
     pub(super) root_opaque: bool,
 }
@@ -58,7 +62,17 @@ impl<'o> Placer<'o> {
         let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         let own = Owner { uid, gid };
-        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, xattrs_refused: false, root_opaque: false })
+        Ok(Placer {
+            options,
+            dirs: Dirs::new(root)?,
+            placed,
+            own,
+            implied,
+            xattrs_refused: false,
+            acls_lost: false,
+            made: 0,
+            root_opaque: false,
+        })
     }
 
     fn is_overlay(&self) -> bool {
@@ -127,11 +141,16 @@ impl<'o> Placer<'o> {
     /// The directory at a path; what is missing of it is made.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
         let (implied, own, overlay) = (self.implied, self.own, self.is_overlay());
-        let placed = &mut self.placed;
+        let (placed, made, limit) = (&mut self.placed, &mut self.made, self.options.limits.entries);
         let mut make = |dir: BorrowedFd<'_>, name: &[u8], there: Option<&Stat>| {
             let hidden = overlay && there.is_some_and(is_whiteout);
             if there.is_some() && !hidden && !placed.is_lower(dir, name)? {
                 return Ok(false);
+            }
+            *made += 1;
+            if *made > limit {
+                let text = format!("limit 'entries': more than {limit} directories without entries of their own");
+                return Err(Error::new(Kind::Limit, text));
             }
             let mtime = place::modification_time(dir)?;
             if there.is_some() {
@@ -219,6 +238,7 @@ impl<'o> Placer<'o> {
         if all || metadata.mode & SETID != 0 {
             place::set_mode(dir, metadata.mode)?;
         }
+        self.warn_of_lost_acl(b".", metadata);
         self.xattrs(dir.as_fd(), metadata)?;
         if all || metadata.mode & SETID != 0 || !metadata.xattrs.is_empty() {
             dir.look()?;
@@ -251,6 +271,7 @@ impl<'o> Placer<'o> {
         if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
             place::set_mode(&fd, metadata.mode)?;
         }
+        self.warn_of_lost_acl(at.name, metadata);
         self.xattrs(fd.as_fd(), metadata)?;
         place::set_times(&fd, metadata.atime, metadata.mtime)
     }
@@ -295,6 +316,7 @@ impl<'o> Placer<'o> {
             // lead to a file of this layer: the thread is chrooted.
             fs::chmod_at(&parent, name, metadata.mode)?;
         }
+        self.warn_of_lost_acl(at.name, metadata);
         for (key, value) in metadata.xattrs.iter().filter(|(key, _)| !key.starts_with(b"user.") && key != CAPABILITY) {
             let outcome = place::set_xattr_at(&parent, at.name, key, value);
             self.tolerate(outcome, key)?;
@@ -376,12 +398,18 @@ impl<'o> Placer<'o> {
         Ok(())
     }
 
-    /// A filesystem that has no such attributes is worth one warning, not the layer.
+    fn warn_of_lost_acl(&mut self, name: &[u8], metadata: &Metadata) {
+        if metadata.acl_lost && !std::mem::replace(&mut self.acls_lost, true) {
+            crate::log::warn!("an ACL without numeric ids was left out, the first of '{}'", shown(bytes(name)));
+        }
+    }
+
+    /// A filesystem that has no such attributes, or the kernel none so long, is worth one warning, not the layer.
     fn tolerate(&mut self, outcome: Result<()>, key: &[u8]) -> Result<()> {
         match outcome {
-            Err(e) if e.kind() == Kind::Unsupported => {
+            Err(e) if e.kind() == Kind::Unsupported || e.errno() == E2BIG => {
                 if !std::mem::replace(&mut self.xattrs_refused, true) {
-                    crate::log::warn!("the filesystem takes no xattr '{}': {e}", shown(bytes(key)));
+                    crate::log::warn!("the filesystem does not take the xattr '{}': {e}", shown(bytes(key)));
                 }
                 Ok(())
             }

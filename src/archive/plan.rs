@@ -40,6 +40,8 @@ pub struct Metadata {
     pub mtime: Time,
     /// Extended attributes; none for what cannot have any.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The archive states an ACL that names somebody without a number: it is not among the attributes.
+    pub acl_lost: bool,
 }
 
 /// Where something is made: a path to a directory, to be resolved once, and one name in it.
@@ -199,19 +201,20 @@ fn owner(entry: &Entry, shift: Option<&IdShift>) -> Result<Owner> {
 
 fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
     let mut xattrs = Vec::new();
-    for (key, value) in &entry.xattrs {
+    // Only directories have something to hand down; the kernel refuses such an ACL of anything else.
+    let fits = |key: &[u8]| key != acl::DEFAULT || entry.kind == Type::Dir;
+    for (key, value) in entry.xattrs.iter().filter(|(key, _)| fits(key)) {
         xattrs.extend(xattr(key, value, shift)?);
     }
+    let mut acl_lost = false;
     let texts = [(acl::ACCESS, &entry.acl), (acl::DEFAULT, &entry.default_acl)];
-    for (key, text) in texts {
+    for (key, text) in texts.into_iter().filter(|(key, _)| fits(key)) {
         let value = text.as_ref().and_then(|text| acl::from_text(text));
         match (text, value) {
             (Some(_), Some(value)) if !xattrs.iter().any(|(known, _)| known == key) => {
                 xattrs.extend(xattr(key, &value, shift)?)
             }
-            (Some(text), None) => {
-                crate::log::warn!("an ACL without numeric ids was left out: '{}'", text.escape_ascii());
-            }
+            (Some(_), None) => acl_lost = true,
             _ => {}
         }
     }
@@ -221,6 +224,7 @@ fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
         atime: entry.atime.unwrap_or(entry.mtime),
         mtime: entry.mtime,
         xattrs,
+        acl_lost,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Opening a directory by a path from an archive, as if the layer were the whole file system (Linux 5.6).
 //!
-//! Older kernels (and paths longer than the kernel takes at once) go through [`super::openat2_walk`].
+//! On older kernels, and for paths longer than the kernel takes at once, the caller goes from name to name itself.
 
 use crate::error::Result;
 use crate::sys::fs::{check, shown};

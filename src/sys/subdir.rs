@@ -15,7 +15,8 @@ pub fn open_same_mount(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedF
         .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
     match nix::fcntl::openat2(&dir, name, how) {
         Ok(fd) => Ok(fd),
-        Err(Errno::ENOSYS) => open_same_device(dir, name),
+        // EPERM: seccomp filters of container runtimes that are older than the call.
+        Err(Errno::ENOSYS | Errno::EPERM) => open_same_device(dir, name),
         Err(errno) => Err(Error::sys(format!("open directory '{}' on the same mount", shown(name)), errno as i32)),
     }
 }
