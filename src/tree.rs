@@ -2,7 +2,8 @@
 //!
 //! Containers can make trees deeper than any path or descriptor limit. The walk therefore keeps a bounded number of directories
 //! open on its way down, and comes back up to the others through `..`, checking that it arrives where it came from. It never
-//! follows a symlink and never enters a mount.
+//! follows a symlink and never enters a mount. Memory is taken for the names of sub-directories that are still to be visited on
+//! the way down, and by measuring for each inode with several names.
 
 use crate::driver::Usage;
 use crate::error::{Context, Error, Kind, Result};
@@ -230,6 +231,15 @@ struct Measure {
 }
 
 impl Measure {
+    /// Counts what is not a directory, unless another of its names was met before.
+    fn count(&mut self, stat: &Stat) {
+        if stat.links == 1 || self.linked.insert((stat.device, stat.inode)) {
+            // Sparse files may add up to more than there are numbers for.
+            self.size = self.size.saturating_add(stat.size);
+            self.add(stat);
+        }
+    }
+
     fn add(&mut self, stat: &Stat) {
         self.usage.bytes = self.usage.bytes.saturating_add(stat.allocated);
         self.usage.inodes += 1;
@@ -245,11 +255,7 @@ impl Visitor for Measure {
         if stat.changed < self.since {
             return Ok(());
         }
-        if stat.links == 1 || self.linked.insert((stat.device, stat.inode)) {
-            // Sparse files may add up to more than there are numbers for.
-            self.size = self.size.saturating_add(stat.size);
-            self.add(&stat);
-        }
+        self.count(&stat);
         Ok(())
     }
 
@@ -320,6 +326,17 @@ mod tests {
         assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 5001);
         empty(scratch.fd().as_fd()).unwrap();
         assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 1);
+    }
+
+    #[test]
+    fn more_than_can_be_counted_is_the_most() {
+        let scratch = Scratch::new("most");
+        std::fs::write(scratch.0.join("f"), "x").unwrap();
+        let mut stat = fs::stat_at(scratch.fd(), "f").unwrap();
+        stat.size = i64::MAX as u64;
+        let mut measured = Measure::default();
+        (0..3).for_each(|_| measured.count(&stat));
+        assert_eq!(measured.size, u64::MAX);
     }
 
     #[test]
