@@ -13,7 +13,7 @@ use crate::sys::mount::{self, Flags};
 use crate::sys::newmount::{Context, MAX_STRING, attach, attr};
 use crate::sys::own_cwd;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ impl Overlay {
         let mut words =
             if options.options.is_empty() { Words::parse([&self.options.mountopt]) } else { Words::parse(&options.options) };
         if let Some(label) = options.mount_label.as_deref().filter(|label| !label.is_empty()) {
-            words.data.push([OsStr::new("context=\""), label, OsStr::new("\"")].concat_os());
+            words.data.push([OsStr::new("context=\""), label, OsStr::new("\"")].into_iter().collect());
         }
         words
     }
@@ -88,22 +88,16 @@ impl Overlay {
     }
 }
 
-/// `concat` for `OsStr`.
-trait ConcatOs {
-    fn concat_os(&self) -> OsString;
-}
-
-impl ConcatOs for [&OsStr; 3] {
-    fn concat_os(&self) -> OsString {
-        self.iter().copied().collect()
-    }
-}
-
 /// A path of home under which names of `longest` bytes still fit into one `fsconfig` string: home itself, or where that is too
 /// long, its open descriptor.
 pub(super) fn base_for(home: &Home, dir: &OwnedFd, longest: usize) -> PathBuf {
-    if home.real.as_os_str().as_bytes().len() + 1 + longest <= MAX_STRING {
-        home.real.clone()
+    short(home.real.clone(), dir.as_fd(), longest)
+}
+
+/// The path of a directory, or of its descriptor where names of `longest` bytes below it would not fit into one `fsconfig` string.
+fn short(path: PathBuf, dir: BorrowedFd<'_>, longest: usize) -> PathBuf {
+    if path.as_os_str().as_bytes().len() + 1 + longest <= MAX_STRING {
+        path
     } else {
         PathBuf::from(format!("/proc/thread-self/fd/{}", dir.as_raw_fd()))
     }
@@ -152,12 +146,7 @@ impl Stack<'_> {
 
     /// The layer's own directory, by a path under which the names of its parts fit into one `fsconfig` string.
     fn own_base(&self) -> PathBuf {
-        let path = self.home.real.join(self.layer.id.as_str());
-        if path.as_os_str().as_bytes().len() + "/empty".len() <= MAX_STRING {
-            path
-        } else {
-            PathBuf::from(format!("/proc/thread-self/fd/{}", self.layer.as_fd().as_raw_fd()))
-        }
+        short(self.home.real.join(self.layer.id.as_str()), self.layer.as_fd(), EMPTY.len())
     }
 
     /// The lowers by paths that the kernel can be given one by one.
@@ -172,8 +161,8 @@ impl Stack<'_> {
 
     /// Whether every value is short enough: SELinux labels with many categories and link names of other tools may not be.
     fn fits_one_by_one(&self) -> bool {
-        let short = |text: &OsStr| text.as_bytes().len() <= MAX_STRING;
-        self.lowers_one_by_one().iter().all(|path| short(path.as_os_str())) && self.words.data.iter().all(|word| short(word))
+        let fits = |text: &OsStr| text.as_bytes().len() <= MAX_STRING;
+        self.lowers_one_by_one().iter().all(|path| fits(path.as_os_str())) && self.words.data.iter().all(|word| fits(word))
     }
 
     /// Linux 6.8: each lower is an option of its own, and no page limits their number.
