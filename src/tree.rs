@@ -6,6 +6,7 @@
 //! the way down, and by measuring for each inode with several names.
 
 use crate::driver::Usage;
+use crate::error::errno::{EPERM, EXDEV};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat};
 use crate::sys::{dirents, inode_flags, subdir};
@@ -106,9 +107,6 @@ fn ascend(done: Level, levels: &mut [Level], visitor: &mut impl Visitor) -> Resu
     left.context(|| format!("in {}", path_of(levels)))
 }
 
-/// `EXDEV` of `asm-generic/errno-base.h`.
-const EXDEV: i32 = 18;
-
 fn path_of(levels: &[Level]) -> String {
     let names: Vec<String> = levels.iter().skip(1).take(16).map(|level| fs::shown(&level.name)).collect();
     format!("'/{}'", names.join("/"))
@@ -178,7 +176,6 @@ impl Visitor for Delete {
 /// Tries again without the immutable and append-only flags of the name and of its directory if they were in the way. A name
 /// that is gone already is what was wanted.
 fn unlocking(dir: BorrowedFd<'_>, name: &OsStr, delete: impl Fn() -> Result<()>) -> Result<()> {
-    const EPERM: i32 = 1;
     match delete() {
         Err(e) if fs::is_absent(&e) => Ok(()),
         Err(e) if e.errno() == EPERM => {

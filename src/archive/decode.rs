@@ -3,6 +3,7 @@
 
 use super::limits::Limits;
 use super::ring::BUFFER;
+use crate::error::errno::EIO;
 use crate::error::{Error, Kind, Result};
 use std::io::{self, Read};
 
@@ -228,9 +229,6 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<(usize, bool)> {
     }
     Ok((got, false))
 }
-
-/// `EIO` of `asm-generic/errno-base.h`.
-const EIO: i32 = 5;
 
 /// Where the decoded bytes go, in buffers that are handed back and forth.
 pub trait Sink {

@@ -2,6 +2,7 @@
 
 use super::walk;
 use crate::error::Result;
+use crate::error::errno::{EACCES, ERANGE};
 use crate::sys::fs;
 use crate::sys::place::{self, Time};
 use crate::sys::{openat2, xattr};
@@ -76,11 +77,6 @@ pub(super) fn hands_down(dir: impl AsFd) -> Result<bool> {
         Err(e) => Err(e),
     }
 }
-
-/// `EACCES` of `asm-generic/errno-base.h`.
-const EACCES: i32 = 13;
-/// `ERANGE` of `asm-generic/errno-base.h`.
-const ERANGE: i32 = 34;
 
 /// The open directories, by inode and by the paths that led to them.
 pub(super) struct Dirs {

@@ -22,6 +22,7 @@ pub use limits::Limits;
 pub(crate) use place::remove_xattrs;
 pub use plan::IdShift;
 
+use crate::error::errno::EAGAIN;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
@@ -97,9 +98,6 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
     }
     Ok(outcome)
 }
-
-/// `EAGAIN` of `asm-generic/errno-base.h`.
-const EAGAIN: i32 = 11;
 
 fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
     let files =

@@ -5,6 +5,7 @@ use super::entry::{Reader, Type};
 use super::plan::{self, CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
+use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR, EPERM};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::caps;
 use crate::sys::fs::{self, FileKind, Stat, is_absent, shown};
@@ -17,14 +18,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 const SETID: u32 = 0o6000;
-const EPERM: i32 = 1;
 const E2BIG: i32 = 7;
 /// The mode of a directory that no entry describes.
 const IMPLIED_MODE: u32 = 0o755;
-const ENOENT: i32 = 2;
-const EEXIST: i32 = 17;
-const ENOTDIR: i32 = 20;
-const ELOOP: i32 = 40;
 /// `S_IFCHR` with no permission: what an overlay whiteout is, of device 0:0.
 const WHITEOUT: u32 = 0o020_000;
 /// After that many bytes of one file, write-back of them is started.

@@ -3,6 +3,7 @@
 use super::dirs::Dir;
 use super::plan::Owner;
 use crate::error::Result;
+use crate::error::errno::ENOTEMPTY;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::place::{self, Time};
 use crate::sys::subdir;
@@ -156,6 +157,3 @@ impl Visitor for Purge<'_> {
         Delete.mount_point(name)
     }
 }
-
-/// `ENOTEMPTY` of `asm-generic/errno.h`.
-const ENOTEMPTY: i32 = 39;

@@ -5,6 +5,7 @@
 //! too, and must be the directory that the walk came through; if it is not, because somebody moved one, the walk goes down
 //! again from the root. Nothing outside the root can be reached, whoever moves what meanwhile.
 
+use crate::error::errno::{ELOOP, ENOENT, ENOTDIR, EXDEV};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
 use std::ffi::OsStr;
@@ -20,11 +21,6 @@ const SYMLINKS: u32 = 40;
 
 /// Names gone through for one path at most, those of its symlinks included: four times what the longest path has.
 const STEPS: u32 = 4 * 4096;
-
-const ENOENT: i32 = 2;
-const EXDEV: i32 = 18;
-const ENOTDIR: i32 = 20;
-const ELOOP: i32 = 40;
 
 /// Whether a failure to open a path may be cured by making directories.
 pub(super) fn can_be_made(error: &Error) -> bool {

@@ -2,15 +2,13 @@
 
 use super::types::{driver_create_opts, driver_mount_opts, io_read_func_t, json_map_string_string};
 use crate::driver::{CreateOptions, MountOptions};
+use crate::error::errno::EINTR;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::sys::cmem;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_void};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-
-/// `EINTR` of `asm-generic/errno-base.h`.
-const EINTR: i32 = 4;
 
 fn null(what: &str) -> Error {
     Error::new(Kind::Invalid, format!("{what} is NULL"))

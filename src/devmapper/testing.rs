@@ -1,5 +1,6 @@
 //! What the unit tests share: a scratch directory, and a thin pool that exists in memory only.
 
+use crate::error::errno::{EBUSY, EEXIST, EINVAL, ENODATA, ENXIO};
 use crate::error::{Error, Result};
 use crate::sys::dm::{Info, Ioctls, Settle, Target};
 use std::collections::{HashMap, HashSet};
@@ -43,12 +44,6 @@ pub(super) const POOL: &str = "pool";
 fn errno<T>(number: i32) -> Result<T> {
     Err(Error::sys("fake device-mapper", number))
 }
-
-const ENXIO: i32 = 6;
-const EBUSY: i32 = 16;
-const EEXIST: i32 = 17;
-const EINVAL: i32 = 22;
-const ENODATA: i32 = 61;
 
 impl FakePool {
     fn change(&self, name: &str, change: impl FnOnce(&mut Info)) -> Result<()> {

@@ -1,10 +1,11 @@
 //! Making a layer: everything under a temporary name, then one rename.
 
 use super::Overlay;
-use super::layout::{ACCESS, DIFF, DIFF_MODE, EMPTY, ENOTDIR, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
+use super::layout::{ACCESS, DIFF, DIFF_MODE, EMPTY, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
 use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
 use super::remove::delete;
 use crate::driver::{Access, CreateOptions};
+use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Held;

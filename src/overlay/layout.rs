@@ -12,6 +12,7 @@
 //! iSulad's C module, Docker and containers/storage use the same form. A name in home that starts with a dot is ours while
 //! something is being made or deleted; the next start sweeps it.
 
+use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts;
@@ -266,9 +267,6 @@ impl Home {
 pub(super) fn link_text(id: &LayerId) -> OsString {
     format!("../{id}/{DIFF}").into()
 }
-
-/// `ENOTDIR` of `asm-generic/errno-base.h`.
-pub(super) const ENOTDIR: i32 = 20;
 
 /// Calls `each` for every directory in home that can be a layer.
 pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {

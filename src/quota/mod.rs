@@ -15,6 +15,7 @@ mod room;
 pub use request::{check_size, limits};
 
 use crate::driver::Usage;
+use crate::error::errno::EXDEV;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
@@ -219,7 +220,6 @@ impl Control {
 /// # Errors
 /// Those of `rename`, or the project cannot be set.
 pub fn renaming(home: BorrowedFd<'_>, from: &OsStr, mut rename: impl FnMut() -> Result<()>) -> Result<()> {
-    const EXDEV: i32 = 18; // errno.h
     match rename() {
         Err(e) if e.errno() == EXDEV => {}
         renamed => return renamed,
