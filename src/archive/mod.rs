@@ -6,6 +6,7 @@
 
 mod acl;
 pub mod decode;
+mod describe;
 mod dirs;
 pub mod entry;
 mod extension;
@@ -18,14 +19,15 @@ mod purge;
 mod ring;
 mod walk;
 
+pub(crate) use describe::remove_xattrs;
 pub use limits::Limits;
-pub(crate) use place::remove_xattrs;
 pub use plan::IdShift;
 
 use crate::error::errno::EAGAIN;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
+use describe::Losses;
 use entry::{Entry, Reader};
 use place::Placer;
 use std::ffi::OsStr;
@@ -108,7 +110,8 @@ fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
 }
 
 fn place_all<S: std::io::BufRead>(mut reader: Reader<'_, S>, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
-    let mut placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options)?;
+    let losses = Losses::default();
+    let mut placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, &losses)?;
     let mut entry = Entry::default();
     loop {
         let next = reader.next(&mut entry);

@@ -1,8 +1,9 @@
 //! Puts entries into the layer: descriptors and single names only, on the confined thread.
 
+use super::describe::{self, Amends, IMPLIED_MODE, Losses, SETID};
 use super::dirs::{Dir, Dirs, hands_down};
 use super::entry::{Reader, Type};
-use super::plan::{self, CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
+use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
 use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR, EPERM};
@@ -17,10 +18,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
-const SETID: u32 = 0o6000;
-const E2BIG: i32 = 7;
-/// The mode of a directory that no entry describes.
-const IMPLIED_MODE: u32 = 0o755;
 /// `S_IFCHR` with no permission: what an overlay whiteout is, of device 0:0.
 const WHITEOUT: u32 = 0o020_000;
 /// After that many bytes of one file, write-back of them is started.
@@ -35,8 +32,7 @@ pub(super) struct Placer<'o> {
     own: Owner,
     /// Whom a directory belongs to that no entry describes.
     implied: Owner,
-    xattrs_refused: bool,
-    acls_lost: bool,
+    losses: &'o Losses,
     /// Directories made that no entry describes.
     made: u64,
     /// The archive hides everything below the layer.
@@ -52,23 +48,13 @@ fn is_whiteout(stat: &Stat) -> bool {
 }
 
 impl<'o> Placer<'o> {
-    pub(super) fn new(root: OwnedFd, options: &'o Options) -> Result<Placer<'o>> {
+    pub(super) fn new(root: OwnedFd, options: &'o Options, losses: &'o Losses) -> Result<Placer<'o>> {
         let (uid, gid) = fs::effective_ids();
         let zero = Owner { uid: 0, gid: 0 };
         let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         let own = Owner { uid, gid };
-        Ok(Placer {
-            options,
-            dirs: Dirs::new(root)?,
-            placed,
-            own,
-            implied,
-            xattrs_refused: false,
-            acls_lost: false,
-            made: 0,
-            root_opaque: false,
-        })
+        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, losses, made: 0, root_opaque: false })
     }
 
     fn is_overlay(&self) -> bool {
@@ -99,7 +85,7 @@ impl<'o> Placer<'o> {
             Operation::Symlink(at, metadata, text) => {
                 let parent = self.parent(&at.parent)?;
                 self.new_name(&parent, at.name, || fs::symlink_at(bytes(text), &parent, bytes(at.name)))?;
-                if metadata.owner != self.own || !parent.plain.get() {
+                if Amends::of(metadata, self.own, parent.plain.get()).owner {
                     fs::chown_at(&parent, bytes(at.name), metadata.owner.uid, metadata.owner.gid)?;
                 }
                 place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
@@ -155,7 +141,7 @@ impl<'o> Placer<'o> {
             place::make_dir(dir, name, IMPLIED_MODE)?;
             let new = fs::open_dir_at(dir, bytes(name))?;
             if implied != own || hands_down(dir)? {
-                describe_implied(&new, implied)?;
+                describe::implied(&new, implied)?;
             }
             if hidden {
                 set_opaque(new.as_fd())?;
@@ -229,13 +215,13 @@ impl<'o> Placer<'o> {
             place::set_owner(dir, metadata.owner.uid, metadata.owner.gid)?;
         }
         if all {
-            remove_xattrs(dir.as_fd())?;
+            describe::remove_xattrs(dir.as_fd())?;
         }
         if all || metadata.mode & SETID != 0 {
             place::set_mode(dir, metadata.mode)?;
         }
-        self.warn_of_lost_acl(b".", metadata);
-        self.xattrs(dir.as_fd(), metadata)?;
+        self.losses.acl(b".", metadata);
+        describe::xattrs(dir.as_fd(), metadata, self.losses)?;
         if all || metadata.mode & SETID != 0 || !metadata.xattrs.is_empty() {
             dir.look()?;
         }
@@ -257,19 +243,8 @@ impl<'o> Placer<'o> {
             None => self.write(&fd, content)?,
             Some(extents) => write_sparse(&fd, extents, entry.length, content)?,
         }
-        let chown = metadata.owner != self.own || !parent.plain.get();
-        if chown {
-            place::set_owner(&fd, metadata.owner.uid, metadata.owner.gid)?;
-        }
-        if !parent.plain.get() {
-            place::remove_xattr(&fd, super::acl::ACCESS)?;
-        }
-        if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
-            place::set_mode(&fd, metadata.mode)?;
-        }
-        self.warn_of_lost_acl(at.name, metadata);
-        self.xattrs(fd.as_fd(), metadata)?;
-        place::set_times(&fd, metadata.atime, metadata.mtime)
+        let amends = Amends::of(metadata, self.own, parent.plain.get());
+        describe::file(&fd, &entry.path, metadata, amends, self.losses)
     }
 
     fn write<S: BufRead>(&self, fd: &OwnedFd, content: &mut Reader<'_, S>) -> Result<()> {
@@ -300,22 +275,22 @@ impl<'o> Placer<'o> {
             return self.whiteout_device(&parent, at, metadata.owner);
         }
         self.new_name(&parent, at.name, || fs::make_node_at(&parent, name, kind | metadata.mode, device))?;
-        let chown = metadata.owner != self.own || !parent.plain.get();
-        if chown {
+        let amends = Amends::of(metadata, self.own, parent.plain.get());
+        if amends.owner {
             fs::chown_at(&parent, name, metadata.owner.uid, metadata.owner.gid)?;
         }
-        if !parent.plain.get() {
+        if amends.acl {
             place::remove_xattr_at(&parent, at.name, super::acl::ACCESS)?;
         }
-        if !parent.plain.get() || (chown && metadata.mode & SETID != 0) {
+        if amends.mode {
             // Follows a symlink, which could only be one that another process of this host put here this instant, and would
             // lead to a file of this layer: the thread is chrooted.
             fs::chmod_at(&parent, name, metadata.mode)?;
         }
-        self.warn_of_lost_acl(at.name, metadata);
+        self.losses.acl(at.name, metadata);
         for (key, value) in metadata.xattrs.iter().filter(|(key, _)| !key.starts_with(b"user.") && key != CAPABILITY) {
             let outcome = place::set_xattr_at(&parent, at.name, key, value);
-            self.tolerate(outcome, key)?;
+            self.losses.xattr(outcome, key)?;
         }
         place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
     }
@@ -385,33 +360,6 @@ impl<'o> Placer<'o> {
             other => other,
         }
     }
-
-    fn xattrs(&mut self, fd: BorrowedFd<'_>, metadata: &Metadata) -> Result<()> {
-        for (key, value) in &metadata.xattrs {
-            let outcome = place::set_xattr(fd, key, value);
-            self.tolerate(outcome, key)?;
-        }
-        Ok(())
-    }
-
-    fn warn_of_lost_acl(&mut self, name: &[u8], metadata: &Metadata) {
-        if metadata.acl_lost && !std::mem::replace(&mut self.acls_lost, true) {
-            crate::log::warn!("an ACL without numeric ids was left out, the first of '{}'", shown(bytes(name)));
-        }
-    }
-
-    /// A filesystem that has no such attributes, or the kernel none so long, is worth one warning, not the layer.
-    fn tolerate(&mut self, outcome: Result<()>, key: &[u8]) -> Result<()> {
-        match outcome {
-            Err(e) if e.kind() == Kind::Unsupported || e.errno() == E2BIG => {
-                if !std::mem::replace(&mut self.xattrs_refused, true) {
-                    crate::log::warn!("the filesystem does not take the xattr '{}': {e}", shown(bytes(key)));
-                }
-                Ok(())
-            }
-            other => other,
-        }
-    }
 }
 
 fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, content: &mut Reader<'_, S>) -> Result<()> {
@@ -426,22 +374,6 @@ fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, c
         }
     }
     place::set_length(fd, length)
-}
-
-/// Makes of a directory what one is that no entry describes, whatever it inherited or was before.
-pub(super) fn describe_implied(dir: &OwnedFd, owner: Owner) -> Result<()> {
-    place::set_owner(dir, owner.uid, owner.gid)?;
-    remove_xattrs(dir.as_fd())?;
-    place::set_mode(dir, IMPLIED_MODE)
-}
-
-/// Removes the attributes that archives set.
-///
-/// # Errors
-/// A system call fails.
-pub fn remove_xattrs(dir: BorrowedFd<'_>) -> Result<()> {
-    let keys = place::list_xattrs(dir)?;
-    keys.iter().filter(|key| plan::is_of_archives(key)).try_for_each(|key| place::remove_xattr(dir, key))
 }
 
 /// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).

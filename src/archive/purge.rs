@@ -148,7 +148,7 @@ impl Visitor for Purge<'_> {
         let kept = fs::open_dir_at(dir, name)?;
         if !described {
             self.reset = true;
-            super::place::describe_implied(&kept, self.implied)?;
+            super::describe::implied(&kept, self.implied)?;
         }
         place::set_times(&kept, Time::KEEP, mtime)
     }
