@@ -39,7 +39,9 @@ const FAULTS: &[Fault] = &[
     fault_if("prctl", libc::SYS_prctl, (0, 0xffff, libc::PR_SET_NO_NEW_PRIVS as u32), libc::EINVAL),
     fault_if("prctl", libc::SYS_prctl, (0, 0xffff, libc::PR_GET_NO_NEW_PRIVS as u32), libc::EINVAL),
     fault("capget", libc::SYS_capget, libc::EPERM),
+    fault("seccomp", libc::SYS_seccomp, libc::EPERM),
     fault("capset", libc::SYS_capset, libc::EPERM),
+    fault("clone3", libc::SYS_clone3, libc::EAGAIN),
     fault("openat2", libc::SYS_openat2, libc::EIO),
     fault_if("openat", libc::SYS_openat, (2, CREATE, CREATE), libc::ENOSPC),
     fault_if("openat", libc::SYS_openat, (2, CREATE | DIRECTORY, DIRECTORY), libc::EMFILE),
@@ -272,7 +274,7 @@ fn child() {
     unpack_with(&archive, Path::new(target), &how).unwrap();
 }
 
-/// The names of the calls that the placing thread makes, in order, from when it is confined.
+/// The names of the calls that the placing threads make, from when the first is confined.
 fn traced(scratch: &Scratch, job: &str, target: &Path) -> Vec<String> {
     let log = scratch.0.join("strace");
     let status = Command::new("strace")
@@ -286,14 +288,24 @@ fn traced(scratch: &Scratch, job: &str, target: &Path) -> Vec<String> {
         .unwrap();
     assert!(status.success());
     let log = std::fs::read_to_string(log).unwrap();
-    let chroot = log.lines().find(|line| line.contains(" chroot(")).expect("no chroot in the trace");
-    let thread = chroot.split_whitespace().next().unwrap();
-    let lines = log.lines().filter(|line| line.split_whitespace().next() == Some(thread)).skip_while(|line| *line != chroot);
-    let name = |line: &str| {
-        let rest = line[thread.len()..].trim_start();
-        rest.split_once('(').filter(|_| !rest.starts_with("<...")).map(|(name, _)| name.to_owned())
-    };
-    lines.filter_map(name).filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')).collect()
+    let thread = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+    let chroot = log.lines().position(|line| line.contains(" chroot(")).expect("no chroot in the trace");
+    let mut threads = vec![thread(log.lines().nth(chroot).unwrap())];
+    let mut calls = Vec::new();
+    for line in log.lines().skip(chroot).filter(|line| !line.contains(" <... exit")) {
+        if !threads.contains(&thread(line)) {
+            continue;
+        }
+        // A thread that one of them starts is one of them.
+        if line.contains("clone") && line.contains(" = ") {
+            threads.push(line.rsplit(" = ").next().unwrap().trim().to_owned());
+        }
+        let rest = line[thread(line).len()..].trim_start();
+        let name = rest.split_once('(').filter(|_| !rest.starts_with("<...")).map(|(name, _)| name);
+        calls.extend(name.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')).map(str::to_owned));
+    }
+    assert_eq!(threads.len(), 2, "{threads:?}");
+    calls
 }
 
 #[test]

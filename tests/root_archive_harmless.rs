@@ -394,9 +394,9 @@ fn readers_of_every_kind() {
     assert!(panics.is_err());
 }
 
-/// Looks at the placing thread from the callback, which runs on the caller's.
+/// Looks at the placing threads from the callback, which runs on the caller's.
 #[test]
-fn the_placing_thread_is_locked_in_and_the_caller_is_not() {
+fn the_placing_threads_are_locked_in_and_the_caller_is_not() {
     let scratch = Scratch::new("confined");
     let target = std::fs::File::open(&scratch.0).unwrap();
     for (whiteouts, permitted, effective) in [
@@ -406,17 +406,22 @@ fn the_placing_thread_is_locked_in_and_the_caller_is_not() {
     ] {
         let before = own_state();
         let mut looked = false;
+        // The thread that finishes files makes no nodes and no marks.
+        let finishing = "000000008000001b";
         let mut content = MadeUp(0, |_, _: &mut [u8]| {
-            let task = placing_thread(&scratch.0, effective);
-            let status = std::fs::read_to_string(task.join("status")).unwrap();
-            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-            assert_eq!(
-                (field("CapPrm:"), field("CapEff:"), field("CapInh:")),
-                (permitted.into(), effective.into(), "0".repeat(16))
-            );
-            assert_eq!((field("NoNewPrivs:").as_str(), field("Umask:").as_str()), ("1", "0000"));
-            assert!(field("SigBlk:").starts_with("fffffff"), "{}", field("SigBlk:"));
-            assert_eq!(std::fs::read_link(task.join("root")).unwrap(), scratch.0);
+            for (permitted, effective) in [(permitted, effective), (finishing, finishing)] {
+                let task = thread_inside(&scratch.0, effective);
+                let status = std::fs::read_to_string(task.join("status")).unwrap();
+                let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+                assert_eq!(
+                    (field("CapPrm:"), field("CapEff:"), field("CapInh:")),
+                    (permitted.into(), effective.into(), "0".repeat(16))
+                );
+                assert_eq!((field("NoNewPrivs:").as_str(), field("Umask:").as_str()), ("1", "0000"));
+                assert_eq!(field("Seccomp:"), "2", "a filter");
+                assert!(field("SigBlk:").starts_with("fffffff"), "{}", field("SigBlk:"));
+                assert_eq!(std::fs::read_link(task.join("root")).unwrap(), scratch.0);
+            }
             assert_eq!(own_state(), before, "the caller");
             looked = true;
             Ok(0)
@@ -437,7 +442,7 @@ fn root_of(task: &Path) -> Option<PathBuf> {
 }
 
 /// The thread that lives in the target, once it has dropped its capabilities.
-fn placing_thread(target: &Path, effective: &str) -> PathBuf {
+fn thread_inside(target: &Path, effective: &str) -> PathBuf {
     let wanted = format!("CapEff:\t{effective}");
     let status = |task: &Path| std::fs::read_to_string(task.join("status")).unwrap_or_default();
     loop {

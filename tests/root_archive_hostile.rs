@@ -3,7 +3,7 @@
 mod archive_support;
 
 use archive_support::*;
-use graphdriver::archive::Whiteouts;
+use graphdriver::archive::{self, Whiteouts};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -171,4 +171,39 @@ fn attributes_that_no_file_can_have_are_left_out() {
     )
     .unwrap();
     assert!(scratch.0.join("long").exists());
+}
+
+const CHILD: &str = "ARCHIVE_HOSTILE_CHILD";
+
+/// libc reads files of the system when it pleases, such as one of these when it gives memory back to the kernel: in a chroot
+/// they are the archive's, and a fifo would be waited for without end. In a process of its own, because libc reads it once.
+#[test]
+fn what_libc_would_read_is_not_the_layers() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        let dir = Path::new(&dir);
+        let archive = std::fs::File::open(dir.join("tar")).unwrap();
+        let target = std::fs::File::open(dir.join("target")).unwrap();
+        let mut read = std::io::BufReader::new(archive);
+        archive::unpack(&mut read, std::os::fd::AsFd::as_fd(&target), &options(Whiteouts::Overlay)).unwrap();
+        return;
+    }
+    let scratch = Scratch::new("libc");
+    scratch.dir("target");
+    let names = ["proc/sys/vm/overcommit_memory", "sys/devices/system/cpu/online", "proc/stat", "proc/self/maps"];
+    let mut items: Vec<Item> = names.iter().map(|name| item(b'6', name)).collect();
+    // Memory is given back where much of it is released at once.
+    items.extend((0..8).map(|n| {
+        let file = file(&format!("f{n}"), "");
+        (0..16).fold(file, |file, n| file.pax(&format!("SCHILY.xattr.trusted.{n}"), &vec![b'x'; 60_000]))
+    }));
+    std::fs::write(scratch.0.join("tar"), tar(&items)).unwrap();
+    let status = std::process::Command::new("timeout")
+        .args(["-s", "KILL", "60"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "what_libc_would_read_is_not_the_layers", "--test-threads", "1"])
+        .env(CHILD, &scratch.0)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the unpacker waits for a fifo of the layer: {status}");
 }

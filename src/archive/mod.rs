@@ -10,6 +10,7 @@ mod describe;
 mod dirs;
 pub mod entry;
 mod extension;
+mod finish;
 mod header;
 mod limits;
 mod pax;
@@ -31,9 +32,10 @@ use describe::Losses;
 use entry::{Entry, Reader};
 use place::Placer;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::thread::{Scope, ScopedJoinHandle};
 
 /// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +78,17 @@ pub struct Outcome {
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
     let outcome = std::thread::scope(move |scope| {
-        let placing = std::thread::Builder::new().name("unpack".into()).spawn_scoped(scope, move || {
+        let placing = start(scope, "unpack", move || {
             confined(target, options)?;
             place_all(Reader::new(drainer, &options.limits), target, options)
-        });
-        let placing = placing.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))?;
+        })?;
         let fed = decode::run(content, &mut filler, &options.limits);
         if let Ok(true) = fed {
             filler.end();
         } else {
             drop(filler); // which breaks the stream off
         }
-        let placed = placing.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the unpacking thread panicked")));
+        let placed = outcome_of(placing);
         match (fed, placed) {
             // A source that failed breaks the stream off under the other thread: its error is the cause.
             (Err(cause), Err(e)) if e.errno() == entry::BROKEN_OFF => Err(cause),
@@ -109,22 +110,49 @@ fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
     confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread to the layer")
 }
 
-fn place_all<S: std::io::BufRead>(mut reader: Reader<'_, S>, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
+/// Starts a thread; it gets root, umask, signal mask and capabilities of the one that starts it.
+fn start<'s, T: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    name: &str,
+    task: impl FnOnce() -> Result<T> + Send + 's,
+) -> Result<ScopedJoinHandle<'s, Result<T>>> {
+    let started = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, task);
+    started.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))
+}
+
+fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an unpacking thread panicked")))
+}
+
+/// Places all entries; the thread that finishes files is started here, and so is confined as this one is.
+fn place_all<S: BufRead>(reader: Reader<'_, S>, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
     let losses = Losses::default();
-    let mut placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, &losses)?;
+    std::thread::scope(|scope| {
+        let (unfinished, finisher) = finish::queue();
+        let finishing = start(scope, "unpack-finish", || finisher.run(&losses))?;
+        let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, &losses, unfinished)?;
+        let placed = place_entries(reader, placer, options);
+        // What the other thread fails at stands before what this one is at, and is then why this one stopped.
+        outcome_of(finishing).and(placed)
+    })
+}
+
+fn place_entries<S: BufRead>(mut reader: Reader<'_, S>, mut placer: Placer<'_>, options: &Options) -> Result<Outcome> {
     let mut entry = Entry::default();
     loop {
         let next = reader.next(&mut entry);
-        let named = |path: &[u8]| {
-            if path.is_empty() { "unpack".to_owned() } else { format!("unpack '{}'", shown(OsStr::from_bytes(path))) }
-        };
-        if !next.context(|| named(&entry.path))? {
+        if !next.context(|| unpacking(&entry.path))? {
             break;
         }
         let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
-        done.context(|| named(&entry.path))?;
+        done.context(|| unpacking(&entry.path))?;
     }
     let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
     placer.finish()?;
     Ok(outcome)
+}
+
+/// What was being done to the entry at `path`, which is empty where that is not known.
+fn unpacking(path: &[u8]) -> String {
+    if path.is_empty() { "unpack".to_owned() } else { format!("unpack '{}'", shown(OsStr::from_bytes(path))) }
 }

@@ -3,6 +3,7 @@
 use super::describe::{self, Amends, IMPLIED_MODE, Losses, SETID};
 use super::dirs::{Dir, Dirs, hands_down};
 use super::entry::{Reader, Type};
+use super::finish::{self, Unfinished};
 use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
@@ -33,6 +34,7 @@ pub(super) struct Placer<'o> {
     /// Whom a directory belongs to that no entry describes.
     implied: Owner,
     losses: &'o Losses,
+    unfinished: Unfinished,
     /// Directories made that no entry describes.
     made: u64,
     /// The archive hides everything below the layer.
@@ -48,21 +50,27 @@ fn is_whiteout(stat: &Stat) -> bool {
 }
 
 impl<'o> Placer<'o> {
-    pub(super) fn new(root: OwnedFd, options: &'o Options, losses: &'o Losses) -> Result<Placer<'o>> {
+    pub(super) fn new(
+        root: OwnedFd,
+        options: &'o Options,
+        losses: &'o Losses,
+        unfinished: Unfinished,
+    ) -> Result<Placer<'o>> {
         let (uid, gid) = fs::effective_ids();
         let zero = Owner { uid: 0, gid: 0 };
         let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         let own = Owner { uid, gid };
-        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, losses, made: 0, root_opaque: false })
+        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, losses, unfinished, made: 0, root_opaque: false })
     }
 
     fn is_overlay(&self) -> bool {
         self.options.whiteouts == Whiteouts::Overlay
     }
 
-    /// Gives the directories their times; to be called when all entries are placed.
+    /// Hands the last files over and gives the directories their times; to be called when all entries are placed.
     pub(super) fn finish(self) -> Result<()> {
+        self.unfinished.end()?;
         self.dirs.finish().context(|| "set the times of directories")
     }
 
@@ -239,11 +247,14 @@ impl<'o> Placer<'o> {
     ) -> Result<()> {
         let parent = self.parent(&at.parent)?;
         let fd = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
+        let amends = Amends::of(metadata, self.own, parent.plain.get());
         match &entry.extents {
+            None if entry.length <= finish::MOST => {
+                return self.unfinished.add(fd, entry, metadata, amends, content);
+            }
             None => self.write(&fd, content)?,
             Some(extents) => write_sparse(&fd, extents, entry.length, content)?,
         }
-        let amends = Amends::of(metadata, self.own, parent.plain.get());
         describe::file(&fd, &entry.path, metadata, amends, self.losses)
     }
 

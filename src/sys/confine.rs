@@ -6,12 +6,13 @@
 use crate::error::{Error, Kind, Result};
 use crate::sys::caps::{self, Set};
 use crate::sys::fs::check;
+use crate::sys::no_paths;
 use nix::errno::Errno;
 use std::os::fd::BorrowedFd;
 
 /// Makes `root` the calling thread's root and working directory for the rest of its life, takes away its umask, blocks its
-/// signals (a handler of the host program must not run in here) and leaves it `permitted` capabilities, of which those in
-/// `permitted` but not in `held_back` are effective.
+/// signals (a handler of the host program must not run in here), lets it open nothing but names in directories it holds, and leaves
+/// it `permitted` capabilities, of which those in `permitted` but not in `held_back` are effective.
 pub fn enter(root: BorrowedFd<'_>, permitted: Set, held_back: Set) -> Result<()> {
     block_signals()?;
     check(nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS), || "unshare(CLONE_FS)")?;
@@ -20,6 +21,7 @@ pub fn enter(root: BorrowedFd<'_>, permitted: Set, held_back: Set) -> Result<()>
     check(nix::unistd::chdir("/"), || "chdir to the layer's root")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     no_new_privileges()?;
+    no_paths::open_nothing_by_path()?;
     caps::reduce(permitted, permitted.without(held_back))
 }
 
