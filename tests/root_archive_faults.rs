@@ -7,6 +7,7 @@ use archive_support::*;
 use graphdriver::archive::Whiteouts;
 use graphdriver::error::Kind;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
@@ -218,6 +219,100 @@ fn every_failing_call_is_an_error_or_changes_nothing() {
         }
         // glibc before 2.37 has `fstat` made of `newfstatat`.
         assert!(failed > 0 || fault.name == "fstat", "{}: never called, or never an error", fault.name);
+    }
+}
+
+/// Stops the calling thread, and those it will start, at every call of `FAULTS` until somebody answers; returns who is asked.
+fn listen() -> OwnedFd {
+    let mut program = vec![filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    for number in FAULTS.iter().map(|fault| u32::try_from(fault.number).unwrap()) {
+        program.push(filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 0, 1));
+        program.push(filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF, 0, 0));
+    }
+    program.push(filter(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
+    let program = libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: the program outlives the call, which copies it; what it returns is a descriptor of ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program);
+        assert!(fd >= 0, "seccomp: {}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
+    }
+}
+
+/// Answers until nobody is left who could ask: call number `fail` fails, all others go on. Returns how many there were, and
+/// what failed.
+fn answer(listener: &OwnedFd, fail: usize) -> (usize, Option<&'static Fault>) {
+    let (mut calls, mut failed) = (0, None);
+    loop {
+        let mut poll = [nix::poll::PollFd::new(listener.as_fd(), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut poll, nix::poll::PollTimeout::NONE).unwrap();
+        if !poll[0].revents().unwrap().contains(nix::poll::PollFlags::POLLIN) {
+            return (calls, failed);
+        }
+        // SAFETY: plain numbers, for which zeros are values; the kernel wants them cleared.
+        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the request writes what the pointer describes.
+        let got = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+        assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+        let mut answer = libc::seccomp_notif_resp {
+            id: asked.id,
+            val: 0,
+            error: 0,
+            flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+        };
+        if calls == fail {
+            failed = FAULTS.iter().find(|fault| fault.number == libc::c_long::from(asked.data.nr));
+            (answer.error, answer.flags) = (-i32::from(failed.unwrap().errno), 0);
+        }
+        calls += 1;
+        // SAFETY: the request reads what the pointer describes.
+        let sent = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+/// A kind of call that fails always hides all but the first place that makes it: here each single call fails once.
+#[test]
+fn every_single_failing_call_is_an_error_or_changes_nothing() {
+    let (scratch, archive) = (Scratch::new("single"), everything());
+    for form in [Whiteouts::Overlay, Whiteouts::Delete] {
+        let mut good = None;
+        let mut kinds = BTreeSet::new();
+        // None fails at first; then each in turn.
+        for fail in std::iter::once(usize::MAX).chain(0..) {
+            let target = target(&scratch, "t");
+            let mut how = options(form);
+            how.sync = true;
+            let (outcome, (calls, failed)) = std::thread::scope(|scope| {
+                let (send, listener) = std::sync::mpsc::channel();
+                let (archive, how, target) = (&archive, &how, &target);
+                let run = scope.spawn(move || {
+                    let opened = std::fs::File::open(target).unwrap();
+                    send.send(listen()).unwrap();
+                    graphdriver::archive::unpack(&mut archive.as_slice(), opened.as_fd(), how).map(drop)
+                });
+                let answered = answer(&listener.recv().unwrap(), fail);
+                (run.join().unwrap(), answered)
+            });
+            let what = |failed: &Fault| format!("{form:?}, call {fail} of {calls}: {}", failed.name);
+            match (outcome, failed) {
+                (Ok(()), None) if good.is_none() => good = Some(dump(&target)),
+                (Ok(()), None) => {
+                    std::fs::remove_dir_all(&target).unwrap();
+                    break;
+                }
+                (Ok(()), Some(failed)) => assert!(Some(dump(&target)) == good, "{} failed unnoticed", what(failed)),
+                (Err(e), Some(failed)) => {
+                    kinds.insert(failed.name);
+                    let errno = i32::from(failed.errno);
+                    assert!(e.errno() == errno || e.kind() == Kind::Internal, "{}: {e:?}", what(failed));
+                }
+                (Err(e), None) => panic!("{form:?}: nothing failed, and yet {e:?}"),
+            }
+            std::fs::remove_dir_all(&target).unwrap();
+        }
+        assert!(kinds.len() > 25, "{kinds:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use super::finish::{self, Unfinished};
 use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
-use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR, EPERM};
+use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::caps;
 use crate::sys::fs::{self, FileKind, Stat, is_absent, shown};
@@ -355,8 +355,7 @@ impl<'o> Placer<'o> {
         parent.changed.set(true);
         if !parent.whiteouts.replace(true) {
             match set_may_hold_whiteouts(parent.as_fd()) {
-                // Only listings are nicer for it.
-                Err(e) if e.kind() == Kind::Unsupported || e.errno() == EPERM => {}
+                Err(e) if e.kind() == Kind::Unsupported => {} // only listings are nicer for it
                 other => other?,
             }
         }
