@@ -186,6 +186,32 @@ fn whiteouts_delete_in_a_plain_tree_what_this_layer_did_not_place() {
     assert_eq!(found, ["./kept/new", "./kept/newer", "./late/new", "./merge/sub/new"]);
 }
 
+/// AUFS keeps files with several names apart, and the names are links to there.
+#[test]
+fn the_links_of_aufs() {
+    let scratch = Scratch::new("aufs");
+    for form in [Whiteouts::Overlay, Whiteouts::Delete] {
+        let target = scratch.dir(&format!("{form:?}"));
+        let archive = tar(&[
+            dir("./").mtime(1_000_000_000),
+            dir(".wh..wh.plnk").mode(0o700),
+            dir(".wh..wh.plnk/sub"),
+            file("./.wh..wh.plnk/93.1", "content").mode(0o711).owner(5, 6),
+            hardlink("a", ".wh..wh.plnk/93.1"),
+            hardlink("d/b", "./.wh..wh.plnk/93.1"),
+            file(".wh..wh.aufs", ""),
+            dir(".wh..wh.orph"),
+            file(".wh..wh.orph/x", ""),
+        ]);
+        unpack_with(&archive, &target, &options(form)).unwrap();
+        let (a, b) = (stat(target.join("a")), stat(target.join("d/b")));
+        assert_eq!((a.ino(), a.nlink(), a.mode() & 0o7777, a.uid(), a.gid()), (b.ino(), 2, 0o711, 5, 6));
+        assert_eq!(std::fs::read(target.join("a")).unwrap(), b"content");
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 2);
+        assert_eq!(stat(&target).mtime(), 1_000_000_000);
+    }
+}
+
 #[test]
 fn odd_but_valid_images() {
     let scratch = Scratch::new("odd");
@@ -209,8 +235,16 @@ fn odd_but_valid_images() {
     let all = ["usr/lib/through", "usr/lib/direct", "usr/lib/deep", "lead/ing/x", "up", "turn"].map(read);
     assert_eq!(all, ["1", "2", "3", "4", "5", "back"]);
     assert_eq!(stat(scratch.0.join("abs")).nlink(), 2);
-    let e = unpack(&tar(&[hardlink("h", "lower/file")]), &scratch.0).unwrap_err();
+    let link = tar(&[hardlink("h", "lower/file")]);
+    let e = unpack(&link, &scratch.0).unwrap_err();
     assert_eq!(e.to_string(), "unpack 'h': a hard link to 'lower/file', which this layer does not hold");
+    // In a tree that holds the lower layers as well.
+    std::fs::create_dir(scratch.0.join("lower")).unwrap();
+    std::fs::write(scratch.0.join("lower/file"), "").unwrap();
+    let e = unpack_with(&link, &scratch.0, &options(Whiteouts::Delete)).unwrap_err();
+    assert_eq!(e.to_string(), "unpack 'h': a hard link to 'lower/file', which this layer does not hold");
+    unpack_with(&tar(&[file("lower/file", ""), hardlink("h", "lower/file")]), &scratch.0, &options(Whiteouts::Delete))
+        .unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::describe::{self, Amends, IMPLIED_MODE, Losses, SETID};
 use super::dirs::{Dir, Dirs, hands_down};
 use super::entry::{Reader, Type};
 use super::finish::{self, Unfinished};
-use super::plan::{CAPABILITY, IdShift, Metadata, Operation, Owner, Place};
+use super::plan::{CAPABILITY, IdShift, LINKS, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
 use super::{Options, Whiteouts};
 use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR};
@@ -35,6 +35,8 @@ pub(super) struct Placer<'o> {
     implied: Owner,
     losses: &'o Losses,
     unfinished: Unfinished,
+    /// The files of AUFS with several names are there, for hard links to them.
+    aufs_links: bool,
     /// Directories made that no entry describes.
     made: u64,
     /// The archive hides everything below the layer.
@@ -61,16 +63,33 @@ impl<'o> Placer<'o> {
         let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         let own = Owner { uid, gid };
-        Ok(Placer { options, dirs: Dirs::new(root)?, placed, own, implied, losses, unfinished, made: 0, root_opaque: false })
+        Ok(Placer {
+            options,
+            dirs: Dirs::new(root)?,
+            placed,
+            own,
+            implied,
+            losses,
+            unfinished,
+            aufs_links: false,
+            made: 0,
+            root_opaque: false,
+        })
     }
 
     fn is_overlay(&self) -> bool {
         self.options.whiteouts == Whiteouts::Overlay
     }
 
-    /// Hands the last files over and gives the directories their times; to be called when all entries are placed.
+    /// Hands the last files over, removes what only served for links, and gives the directories their times; to be called when
+    /// all entries are placed.
     pub(super) fn finish(self) -> Result<()> {
         self.unfinished.end()?;
+        if self.aufs_links {
+            let root = self.dirs.root();
+            root.changed.set(true);
+            tree::remove(root.as_fd(), bytes(LINKS))?;
+        }
         self.dirs.finish().context(|| "set the times of directories")
     }
 
@@ -246,6 +265,7 @@ impl<'o> Placer<'o> {
         entry: &super::entry::Entry,
     ) -> Result<()> {
         let parent = self.parent(&at.parent)?;
+        self.aufs_links |= *at.parent == *LINKS;
         let fd = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
         let amends = Amends::of(metadata, self.own, parent.plain.get());
         match &entry.extents {
@@ -321,8 +341,9 @@ impl<'o> Placer<'o> {
         };
         let from = self.dirs.get(&target.parent, None).map_err(missing)?;
         let stat = fs::stat_at(&from, bytes(target.name)).map_err(missing)?;
-        if self.is_overlay() && is_whiteout(&stat) {
-            return Err(missing(Error::sys("the target is hidden", ENOENT)));
+        // In the deleting form too: an image must not depend on the driver.
+        if (self.is_overlay() && is_whiteout(&stat)) || self.placed.is_lower(from.as_fd(), target.name)? {
+            return Err(missing(Error::sys("the target is not this layer's", ENOENT)));
         }
         if stat.kind == FileKind::Dir {
             return Err(Error::new(Kind::Archive, format!("a hard link to the directory '{}'", shown_target())));

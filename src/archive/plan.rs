@@ -80,6 +80,8 @@ pub enum Operation<'e> {
 const WHITEOUT: &[u8] = b".wh.";
 /// What names the files that AUFS keeps for itself.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
+/// Where AUFS keeps the files that have several names: each name in the layer is a hard link to one in here.
+pub(super) const LINKS: &[u8] = b".wh..wh.plnk";
 /// What hides all of a directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -103,7 +105,8 @@ pub fn plan<'e>(entry: &'e Entry, shift: Option<&IdShift>) -> Result<Operation<'
             _ => Err(bad("the layer's root can only be a directory")),
         };
     };
-    if place.parent.split(|byte| *byte == b'/').any(|name| name.starts_with(WHITEOUT_META)) {
+    let meta = |name: &[u8]| name.starts_with(WHITEOUT_META);
+    if place.parent.split(|byte| *byte == b'/').any(meta) && (*place.parent != *LINKS || entry.kind != Type::File) {
         return Ok(Operation::Skip);
     }
     if let Some(hidden) = place.name.strip_prefix(WHITEOUT) {
