@@ -1,6 +1,8 @@
-//! Bytes → entries → plan of operations: nothing panics, no operation names anything but one component below a directory.
+//! Bytes as they come → the tar stream → entries → plan of operations: nothing panics, no operation names anything but one
+//! component below a directory.
 #![no_main]
 
+use graphdriver::archive::decode::{self, Sink};
 use graphdriver::archive::entry::{Entry, Reader, Type};
 use graphdriver::archive::plan::{Operation, Place, plan};
 use graphdriver::archive::{IdShift, Limits};
@@ -12,8 +14,27 @@ fn check(place: &Place<'_>) {
     assert!(!place.parent.starts_with(b"/") && !place.parent.ends_with(b"/") && !place.parent.contains(&0));
 }
 
+/// Collects what is decoded, up to a bound.
+struct Stream(Vec<u8>);
+
+impl Sink for Stream {
+    fn buffer(&mut self) -> Option<Vec<u8>> {
+        (self.0.len() < 1 << 20).then(|| vec![0; 1 << 18])
+    }
+
+    fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
+        self.0.extend_from_slice(&bytes[..length]);
+        true
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits::default();
+    let mut stream = Stream(Vec::new());
+    if decode::run(&mut &*bytes, &mut stream, &limits).is_err() {
+        return;
+    }
+    let bytes = stream.0.as_slice();
     let shift = IdShift { uid: 100_000, gid: 100_000, size: 65_536 };
     for shift in [None, Some(&shift)] {
         let mut reader = Reader::new(bytes, &limits);

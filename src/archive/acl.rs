@@ -1,9 +1,9 @@
 //! POSIX ACLs: from the text that archives hold to the attribute that the kernel takes (`linux/posix_acl_xattr.h`).
 
 /// The attribute of the ACL that is in force.
-pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
 /// The attribute of the ACL that a directory's new files get.
-pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// `POSIX_ACL_XATTR_VERSION`.
 const VERSION: u32 = 2;
@@ -14,7 +14,7 @@ const NAMED: [u16; 2] = [0x02, 0x08];
 
 /// The attribute's value for entries such as `user::rwx`, `group:50:r-x` or `user:lisa:rw-:1000`, separated by commas or
 /// newlines. `None` when an entry is malformed, or names somebody without the number: names are nobody's business here.
-pub(super) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+pub fn from_text(text: &[u8]) -> Option<Vec<u8>> {
     let mut entries = Vec::new();
     for line in text.split(|byte| matches!(byte, b',' | b'\n')) {
         let line = line.split(|byte| *byte == b'#').next().unwrap_or(line).trim_ascii();
@@ -64,7 +64,7 @@ fn entry(line: &[u8]) -> Option<(u16, u32, u16)> {
 
 /// Rewrites the ids in an attribute's value; `shift` is told whether an id is a group's. `None` when the value is malformed or
 /// `shift` refuses an id.
-pub(super) fn shifted(value: &[u8], shift: impl Fn(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
+pub fn shifted(value: &[u8], shift: impl Fn(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
     let (version, entries) = value.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*version) != VERSION || !entries.len().is_multiple_of(8) {
         return None;

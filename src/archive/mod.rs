@@ -4,7 +4,7 @@
 //! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone.
 
-mod acl;
+pub mod acl;
 pub mod decode;
 mod describe;
 mod dirs;
@@ -13,7 +13,7 @@ mod extension;
 mod finish;
 mod header;
 mod limits;
-mod pax;
+pub mod pax;
 mod place;
 pub mod plan;
 mod purge;

@@ -8,7 +8,7 @@ fn bad(what: impl Into<String>) -> Error {
 }
 
 /// Calls `each` for the keyword and value of every record.
-pub(super) fn records(mut bytes: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+pub fn records(mut bytes: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
     while !bytes.is_empty() {
         // Some programs fill the last block with NULs inside the stated size.
         if bytes.iter().all(|byte| *byte == 0) {
@@ -29,7 +29,7 @@ pub(super) fn records(mut bytes: &[u8], mut each: impl FnMut(&[u8], &[u8]) -> Re
 }
 
 /// Digits only, without a sign.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
@@ -40,12 +40,12 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// A decimal number in a record, or an error that names the keyword.
-pub(super) fn number(keyword: &str, value: &[u8]) -> Result<u64> {
+pub fn number(keyword: &str, value: &[u8]) -> Result<u64> {
     decimal(value).ok_or_else(|| bad(format!("PAX {keyword} is not a number")))
 }
 
 /// A time: seconds with an optional sign and fraction. Digits beyond nanoseconds are cut towards the past.
-pub(super) fn time(keyword: &str, value: &[u8]) -> Result<Time> {
+pub fn time(keyword: &str, value: &[u8]) -> Result<Time> {
     let wrong = || bad(format!("PAX {keyword} is not a time"));
     let (negative, value) = match value.strip_prefix(b"-") {
         Some(rest) => (true, rest),
@@ -73,7 +73,7 @@ pub(super) fn time(keyword: &str, value: &[u8]) -> Result<Time> {
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
 /// The bytes of a base64 text (RFC 4648, padding optional), as libarchive writes attribute values.
-pub(super) fn base64(text: &[u8]) -> Option<Vec<u8>> {
+pub fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let text = text.strip_suffix(b"==").or(text.strip_suffix(b"=")).unwrap_or(text);
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
     for group in text.chunks(4) {
@@ -96,7 +96,7 @@ pub(super) fn base64(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A text with `%xx` for bytes, as libarchive writes attribute names.
-pub(super) fn percent(text: &[u8]) -> Option<Vec<u8>> {
+pub fn percent(text: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
