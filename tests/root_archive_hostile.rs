@@ -173,6 +173,32 @@ fn attributes_that_no_file_can_have_are_left_out() {
     assert!(scratch.0.join("long").exists());
 }
 
+/// The host's log function may open files: inside the layer they would be the image's.
+#[test]
+fn what_is_left_out_is_logged_once_and_on_the_callers_thread() {
+    use std::sync::{Arc, Mutex};
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let copy = Arc::clone(&seen);
+    graphdriver::log::set_sink(Some(Arc::new(move |_, line: &str| {
+        if line.contains("-left-out") {
+            let first = line.split('\'').nth(1).unwrap().to_owned();
+            copy.lock().unwrap().push((first, std::thread::current().id()));
+        }
+    })));
+    let scratch = Scratch::new("losses");
+    let archive = tar(&[
+        file("acl-left-out", "").pax("SCHILY.acl.access", b"user::rw-,user:lisa:rw-,group::r--,mask::rw-,other::---"),
+        file("acl-left-out2", "").pax("SCHILY.acl.access", b"user::rw-,user:lisa:rw-,group::r--,mask::rw-,other::---"),
+        item(b'3', "device-left-out"),
+        item(b'3', "device-left-out2"),
+    ]);
+    unpack(&archive, &scratch.0).unwrap();
+    graphdriver::log::set_sink(None);
+    let caller = std::thread::current().id();
+    let expected = ["acl-left-out", "device-left-out"].map(|name| (name.to_owned(), caller));
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
 const CHILD: &str = "ARCHIVE_HOSTILE_CHILD";
 
 /// libc reads files of the system when it pleases, such as one of these when it gives memory back to the kernel: in a chroot

@@ -8,7 +8,7 @@ use crate::sys::place;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 pub(super) const SETID: u32 = 0o6000;
 /// The mode of a directory that no entry describes.
@@ -16,18 +16,20 @@ pub(super) const IMPLIED_MODE: u32 = 0o755;
 /// `E2BIG` of `asm-generic/errno-base.h`: the kernel takes no attribute as long as this.
 const E2BIG: i32 = 7;
 
-/// What a layer loses is worth one line in the log, not one for each file.
+/// What a layer loses without being refused for it. Each kind is worth one line in the log, not one for each file; and the host's
+/// log is nothing to call from inside the layer.
 #[derive(Default)]
 pub(super) struct Losses {
-    xattrs: AtomicBool,
-    acls: AtomicBool,
+    acl: OnceLock<String>,
+    xattr: OnceLock<String>,
+    device: OnceLock<String>,
 }
 
 impl Losses {
-    /// Says that an entry's ACL is not among its attributes, if that is so.
+    /// An entry's ACL that is not among its attributes, if that is so.
     pub(super) fn acl(&self, path: &[u8], metadata: &Metadata) {
-        if metadata.acl_lost && !self.acls.swap(true, Ordering::Relaxed) {
-            crate::log::warn!("an ACL without numeric ids was left out, the first of '{}'", shown(OsStr::from_bytes(path)));
+        if metadata.acl_lost {
+            self.acl.get_or_init(|| format!("ACLs without numeric ids were left out, the first of '{}'", text(path)));
         }
     }
 
@@ -35,14 +37,29 @@ impl Losses {
     pub(super) fn xattr(&self, outcome: Result<()>, key: &[u8]) -> Result<()> {
         match outcome {
             Err(e) if e.kind() == Kind::Unsupported || e.errno() == E2BIG => {
-                if !self.xattrs.swap(true, Ordering::Relaxed) {
-                    crate::log::warn!("the filesystem does not take the xattr '{}': {e}", shown(OsStr::from_bytes(key)));
-                }
+                self.xattr.get_or_init(|| format!("the filesystem does not take the xattr '{}': {e}", text(key)));
                 Ok(())
             }
             other => other,
         }
     }
+
+    /// A character device 0:0, which overlay would take for a whiteout.
+    pub(super) fn device(&self, path: &[u8]) {
+        let what = || format!("character devices 0:0 cannot be in a layer of overlay: left out, the first '{}'", text(path));
+        self.device.get_or_init(what);
+    }
+
+    /// Logs all of them.
+    pub(super) fn log(&self) {
+        for line in [&self.acl, &self.xattr, &self.device].into_iter().filter_map(OnceLock::get) {
+            crate::log::warn!("{line}");
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    shown(OsStr::from_bytes(bytes))
 }
 
 /// What of a new file or node is not yet as its entry says.

@@ -2,7 +2,8 @@
 //!
 //! The calling thread reads and inflates ([`decode`]) into a bounded ring of buffers ([`ring`]). A thread of its own, locked
 //! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
-//! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone.
+//! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
+//! lock, gives small files their content ([`finish`]).
 
 pub mod acl;
 pub mod decode;
@@ -77,10 +78,12 @@ pub struct Outcome {
 /// target then holds part of the layer.
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
-    let outcome = std::thread::scope(move |scope| {
+    let losses = Losses::default();
+    let outcome = std::thread::scope(|scope| {
+        let losses = &losses;
         let placing = start(scope, "unpack", move || {
             confined(target, options)?;
-            place_all(Reader::new(drainer, &options.limits), target, options)
+            place_all(Reader::new(drainer, &options.limits), target, options, losses)
         })?;
         let fed = decode::run(content, &mut filler, &options.limits);
         if let Ok(true) = fed {
@@ -95,7 +98,9 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
             (Err(cause), Ok(_)) => Err(cause),
             (_, placed) => placed,
         }
-    })?;
+    });
+    losses.log();
+    let outcome = outcome?;
     if options.sync {
         fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
     }
@@ -125,12 +130,16 @@ fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 }
 
 /// Places all entries; the thread that finishes files is started here, and so is confined as this one is.
-fn place_all<S: BufRead>(reader: Reader<'_, S>, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
-    let losses = Losses::default();
+fn place_all<S: BufRead>(
+    reader: Reader<'_, S>,
+    target: BorrowedFd<'_>,
+    options: &Options,
+    losses: &Losses,
+) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
-        let finishing = start(scope, "unpack-finish", || finisher.run(&losses))?;
-        let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, &losses, unfinished)?;
+        let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
+        let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
         let placed = place_entries(reader, placer, options);
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
         outcome_of(finishing).and(placed)

@@ -362,7 +362,7 @@ impl<'o> Placer<'o> {
     /// A character device 0:0 is what overlay takes for a whiteout: this name cannot be in the layer's tree. What had it is
     /// hidden, as it would be by the device.
     fn whiteout_device(&mut self, parent: &Rc<Dir>, at: &Place<'_>, owner: Owner) -> Result<()> {
-        crate::log::warn!("the character device 0:0 '{}' cannot be in a layer of overlay: left out", shown(bytes(at.name)));
+        self.losses.device(at.name);
         parent.changed.set(true);
         match self.clear(parent, at.name) {
             Err(e) if !is_absent(&e) => Err(e),
