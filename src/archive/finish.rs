@@ -15,12 +15,17 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Files of up to this many bytes are handed over. Larger ones keep the first thread long enough for the second to catch up.
-pub(super) const MOST: u64 = 64 << 10;
+const MOST: u64 = 64 << 10;
 /// A batch is full with that many files, or bytes: the threads wake each other once for each.
 const FILES: usize = 16;
 const BYTES: usize = 256 << 10;
 /// Batches there are; with [`FILES`], the files that are open at once (64), and with [`BYTES`] and [`MOST`] the memory.
 const BATCHES: usize = 4;
+
+/// Whether a file is one to hand over. Those with attributes are few, and the memory of many would have to be bounded.
+pub(super) fn takes(entry: &Entry, metadata: &Metadata) -> bool {
+    entry.length <= MOST && metadata.xattrs.is_empty()
+}
 
 /// An open file, and what to do to it. Ranges are of the batch's bytes.
 struct Task {

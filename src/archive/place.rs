@@ -269,7 +269,7 @@ impl<'o> Placer<'o> {
         let fd = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
         let amends = Amends::of(metadata, self.own, parent.plain.get());
         match &entry.extents {
-            None if entry.length <= finish::MOST => {
+            None if finish::takes(entry, metadata) => {
                 return self.unfinished.add(fd, entry, metadata, amends, content);
             }
             None => self.write(&fd, content)?,
