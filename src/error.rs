@@ -25,6 +25,8 @@ pub mod errno {
     pub const EXDEV: i32 = 18;
     pub const ENOTDIR: i32 = 20;
     pub const EINVAL: i32 = 22;
+    pub const ENOSPC: i32 = 28;
+    pub const EROFS: i32 = 30;
     pub const ERANGE: i32 = 34;
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;

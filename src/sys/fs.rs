@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::sys::dirents;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag};
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -127,13 +127,6 @@ pub fn rename_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd
     check(outcome, || format!("rename '{}' to '{}'", shown(from), shown(to)))
 }
 
-/// Renames to a name that must be free.
-pub fn rename_new_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd, to: impl AsRef<OsStr>) -> Result<()> {
-    let (from, to) = (from.as_ref(), to.as_ref());
-    let outcome = nix::fcntl::renameat2(from_dir, from, to_dir, to, RenameFlags::RENAME_NOREPLACE);
-    check(outcome, || format!("rename '{}' to '{}' (which must not exist)", shown(from), shown(to)))
-}
-
 /// Makes a symlink with this text.
 pub fn symlink_at(text: impl AsRef<OsStr>, dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
     let outcome = nix::unistd::symlinkat(text.as_ref(), dir, name.as_ref());
@@ -193,6 +186,10 @@ pub struct Stat {
     pub allocated: u64,
     /// Number of names.
     pub links: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Inode number.
     pub inode: u64,
     /// Device that holds it.
@@ -221,6 +218,8 @@ impl From<libc::stat> for Stat {
             size: u64::try_from(st.st_size).unwrap_or(0),
             allocated: u64::try_from(st.st_blocks).unwrap_or(0) * 512, // stat(2): units of 512 bytes
             links: st.st_nlink as u64,
+            uid: st.st_uid,
+            gid: st.st_gid,
             inode: st.st_ino as u64,
             device: st.st_dev as u64,
             rdev: st.st_rdev as u64,
@@ -281,6 +280,38 @@ pub fn filesystem_magic(fd: impl AsFd) -> Result<u64> {
     // The field is signed on some architectures; magics are 32 bits.
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
     Ok(st.filesystem_type().0 as u64 & 0xffff_ffff)
+}
+
+/// Whether an open directory has no entries.
+pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
+    let mut empty = true;
+    each_entry(dir, |_| {
+        empty = false;
+        Ok(())
+    })?;
+    Ok(empty)
+}
+
+/// What a filesystem has left, and whether it can be written at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes that somebody without privileges may still take.
+    pub bytes: u64,
+    /// Inodes that are free; `None` where they are made as they are needed.
+    pub inodes: Option<u64>,
+    /// It is mounted read-only.
+    pub read_only: bool,
+}
+
+/// What the filesystem that holds `fd` has left (`statvfs(3)`).
+pub fn room(fd: impl AsFd) -> Result<Room> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    Ok(Room {
+        bytes: (st.blocks_available() as u64).saturating_mul(st.fragment_size() as u64),
+        inodes: (st.files() > 0).then_some(st.files_free() as u64),
+        read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
+    })
 }
 
 /// How many inodes the filesystem that holds `fd` has in use (`statvfs(3)`).
