@@ -31,6 +31,7 @@ pub mod errno {
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const ECANCELED: i32 = 125;
 }
 
 /// What sort of failure it is; decides the errno where no system call gave one.
@@ -67,6 +68,9 @@ pub enum Kind {
     /// A documented bound was exceeded.
     #[error("limit exceeded")]
     Limit,
+    /// The caller asked for an end before its time.
+    #[error("cancelled")]
+    Cancelled,
     /// A system call failed; the errno says why.
     #[error("system call failed")]
     System,
@@ -90,6 +94,7 @@ impl Kind {
             Kind::Corrupt => 117,               // EUCLEAN
             Kind::Archive => 74,                // EBADMSG
             Kind::Limit => 7,                   // E2BIG
+            Kind::Cancelled => 125,             // ECANCELED
             Kind::System | Kind::Internal => 5, // EIO
         }
     }

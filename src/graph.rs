@@ -1,7 +1,9 @@
 //! Choosing a driver and using it: what the C interface is built upon, and what a Rust program would use.
 
-use crate::driver::Driver;
+use crate::cancel::Cancel;
+use crate::driver::{Driver, Unpack};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
 use crate::lease::Lease;
 use crate::log;
 use crate::{devmapper, overlay};
@@ -37,6 +39,7 @@ fn opener(name: &str) -> Result<Open> {
 pub struct Graph {
     state: Mutex<State>,
     idle: Condvar,
+    unpacks: Mutex<Vec<(LayerId, Cancel)>>,
 }
 
 #[derive(Default)]
@@ -62,7 +65,11 @@ impl Graph {
     /// A place without a driver.
     #[must_use]
     pub const fn new() -> Graph {
-        Graph { state: Mutex::new(State { selected: None, users: 0, changing: false }), idle: Condvar::new() }
+        Graph {
+            state: Mutex::new(State { selected: None, users: 0, changing: false }),
+            idle: Condvar::new(),
+            unpacks: Mutex::new(Vec::new()),
+        }
     }
 
     /// Initialises the driver `name` with its home at `<storage_root>/<name>`, in place of the present one, which goes on if that
@@ -115,6 +122,29 @@ impl Graph {
         DEPTH.set(DEPTH.get() + 1);
         let _user = User(self);
         operation(&*driver)
+    }
+
+    /// Unpacks an archive into a layer ([`Driver::unpack`]), where [`Graph::cancel`] can reach it.
+    ///
+    /// # Errors
+    /// There is no driver, or the operation's own.
+    pub fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        let cancel = request.cancel.clone();
+        self.unpacks().push((id.clone(), cancel.clone()));
+        let _listed = Listed(self, cancel);
+        self.with(|driver| driver.unpack(id, request))
+    }
+
+    /// Tells unpacks to end early with [`Kind::Cancelled`]: those into this layer, or all. Waits for nothing, and returns how many
+    /// there are.
+    pub fn cancel(&self, id: Option<&LayerId>) -> usize {
+        let unpacks = self.unpacks();
+        let meant = unpacks.iter().filter(|(layer, _)| id.is_none_or(|id| id == layer));
+        meant.map(|(_, cancel)| cancel.request()).count()
+    }
+
+    fn unpacks(&self) -> MutexGuard<'_, Vec<(LayerId, Cancel)>> {
+        self.unpacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps new operations out and waits for those under way.
@@ -187,6 +217,15 @@ impl Drop for User<'_> {
         if state.changing {
             self.0.idle.notify_all();
         }
+    }
+}
+
+/// An unpack that can be cancelled; its entry goes also when it panics.
+struct Listed<'a>(&'a Graph, Cancel);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.unpacks().retain(|(_, cancel)| *cancel != self.1);
     }
 }
 

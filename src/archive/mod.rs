@@ -12,6 +12,7 @@ mod dirs;
 pub mod entry;
 mod extension;
 mod finish;
+mod gate;
 mod header;
 mod limits;
 pub mod pax;
@@ -25,12 +26,14 @@ pub(crate) use describe::remove_xattrs;
 pub use limits::Limits;
 pub use plan::IdShift;
 
+use crate::cancel::{Cancel, Until};
 use crate::error::errno::EAGAIN;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
 use describe::Losses;
 use entry::{Entry, Reader};
+use gate::Gate;
 use place::Placer;
 use std::ffi::OsStr;
 use std::io::{BufRead, Read};
@@ -58,6 +61,8 @@ pub struct Options {
     pub limits: Limits,
     /// Return only when everything is on disk.
     pub sync: bool,
+    /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
+    pub cancel: Cancel,
 }
 
 /// What was unpacked.
@@ -72,26 +77,36 @@ pub struct Outcome {
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
+/// `before_change` is called once, on another thread, before the target is changed; never for an archive that fails before that.
 ///
 /// # Errors
-/// The archive is malformed, hostile or beyond a limit, `content` fails, or a system call does; the text names the entry. The
-/// target then holds part of the layer.
-pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
+/// The archive is malformed, hostile or beyond a limit, `content` or `before_change` fails, or a system call does; the text names the
+/// entry. If the target was changed, it holds part of the layer.
+pub fn unpack(
+    content: &mut dyn Read,
+    target: BorrowedFd<'_>,
+    options: &Options,
+    before_change: &(dyn Fn() -> Result<()> + Sync),
+) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
+    let drainer = Until::new(drainer, &options.cancel);
     let losses = Losses::default();
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
+        let (gate, keeper) = gate::gate();
+        // Confined threads must not touch anything but the layer's content.
+        let keeping = start(scope, "unpack-gate", move || keeper.serve(before_change))?;
         let placing = start(scope, "unpack", move || {
             confined(target, options)?;
-            place_all(Reader::new(drainer, &options.limits), target, options, losses)
+            place_all(Reader::new(drainer, &options.limits), target, options, losses, gate)
         })?;
-        let fed = decode::run(content, &mut filler, &options.limits);
+        let fed = decode::run(&mut Until::new(content, &options.cancel), &mut filler, &options.limits);
         if let Ok(true) = fed {
             filler.end();
         } else {
             drop(filler); // which breaks the stream off
         }
-        let placed = outcome_of(placing);
+        let placed = outcome_of(placing).and_then(|placed| outcome_of(keeping).map(|()| placed));
         match (fed, placed) {
             // A source that failed breaks the stream off under the other thread: its error is the cause.
             (Err(cause), Err(e)) if e.errno() == entry::BROKEN_OFF => Err(cause),
@@ -100,7 +115,8 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
         }
     });
     losses.log();
-    let outcome = outcome?;
+    // Whatever stopped it first, if only a source that its owner closed: this is why.
+    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
     if options.sync {
         fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
     }
@@ -135,25 +151,36 @@ fn place_all<S: BufRead>(
     target: BorrowedFd<'_>,
     options: &Options,
     losses: &Losses,
+    gate: Gate,
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
         let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
-        let placed = place_entries(reader, placer, options);
+        let placed = place_entries(reader, placer, options, gate);
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
         outcome_of(finishing).and(placed)
     })
 }
 
-fn place_entries<S: BufRead>(mut reader: Reader<'_, S>, mut placer: Placer<'_>, options: &Options) -> Result<Outcome> {
+fn place_entries<S: BufRead>(
+    mut reader: Reader<'_, S>,
+    mut placer: Placer<'_>,
+    options: &Options,
+    mut gate: Gate,
+) -> Result<Outcome> {
     let mut entry = Entry::default();
     loop {
         let next = reader.next(&mut entry);
         if !next.context(|| unpacking(&entry.path))? {
             break;
         }
-        let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
+        let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| {
+            if !matches!(what, plan::Operation::Skip) {
+                gate.pass()?;
+            }
+            placer.place(&what, &mut reader, &entry)
+        });
         done.context(|| unpacking(&entry.path))?;
     }
     let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };

@@ -125,7 +125,8 @@ impl<'o> Placer<'o> {
                     let parent = self.parent(&at.parent)?;
                     parent.changed.set(true);
                     self.dirs.forget_paths();
-                    let reset = self.placed.remove(&parent, at.name, self.implied)?;
+                    let reset =
+                        self.placed.remove(&parent, at.name, self.implied, &|| self.options.cancel.is_requested())?;
                     if reset { self.dirs.look_again() } else { Ok(()) }
                 }
             },
@@ -139,7 +140,7 @@ impl<'o> Placer<'o> {
                     Whiteouts::Delete => {
                         dir.changed.set(true);
                         self.dirs.forget_paths();
-                        let reset = self.placed.empty(&dir, self.implied)?;
+                        let reset = self.placed.empty(&dir, self.implied, &|| self.options.cancel.is_requested())?;
                         if reset { self.dirs.look_again() } else { Ok(()) }
                     }
                 }
@@ -198,7 +199,7 @@ impl<'o> Placer<'o> {
         if matches!(stat.kind, FileKind::Dir | FileKind::Symlink) {
             self.dirs.forget_paths();
         }
-        tree::remove(parent.as_fd(), bytes(name))
+        tree::remove_unless(parent.as_fd(), bytes(name), &|| self.options.cancel.is_requested())
     }
 
     fn dir(&mut self, at: &Place<'_>, metadata: &Metadata) -> Result<()> {

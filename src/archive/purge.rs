@@ -7,7 +7,7 @@ use crate::error::errno::ENOTEMPTY;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::place::{self, Time};
 use crate::sys::subdir;
-use crate::tree::{self, Delete, Visitor};
+use crate::tree::{self, Next, Visitor};
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -70,7 +70,7 @@ impl Placed {
 
     /// Deletes a name of the lower layers with everything below it. Says whether directories of theirs had to stay for what
     /// this layer has in them: they are then such as no entry describes, and belong to `implied`.
-    pub(super) fn remove(&self, dir: &Dir, name: &[u8], implied: Owner) -> Result<bool> {
+    pub(super) fn remove(&self, dir: &Dir, name: &[u8], implied: Owner, stop: &dyn Fn() -> bool) -> Result<bool> {
         if self.new_dirs.contains(&dir.inode) {
             return Ok(false);
         }
@@ -83,18 +83,18 @@ impl Placed {
             Ok(stat) if stat.kind != FileKind::Dir => purge.file(dir.as_fd(), name)?,
             Ok(_) if purge.done_already(dir.as_fd(), name) => {}
             Ok(_) => {
-                tree::walk(subdir::open_same_mount(dir, name)?, &mut purge)?;
-                purge.leave(dir.as_fd(), name)?;
+                tree::walk(subdir::open_same_mount(dir, name)?, &mut purge, stop)?;
+                purge.leave(dir.as_fd(), Some(name))?;
             }
         }
         Ok(purge.reset)
     }
 
     /// Deletes everything of the lower layers in a directory. Says what [`Placed::remove`] says.
-    pub(super) fn empty(&self, dir: &Dir, implied: Owner) -> Result<bool> {
+    pub(super) fn empty(&self, dir: &Dir, implied: Owner, stop: &dyn Fn() -> bool) -> Result<bool> {
         let mut purge = Purge::new(self, implied);
         if !self.new_dirs.contains(&dir.inode) {
-            tree::walk(fs::open_dir_at(dir, ".")?, &mut purge)?;
+            tree::walk(fs::open_dir_at(dir, ".")?, &mut purge, stop)?;
         }
         Ok(purge.reset)
     }
@@ -122,13 +122,13 @@ impl<'p> Purge<'p> {
 
 impl Visitor for Purge<'_> {
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
-        if self.has_placed(name) { Ok(()) } else { Delete.file(dir, name) }
+        if self.has_placed(name) { Ok(()) } else { tree::delete_file(dir, name) }
     }
 
     /// Directories that the layer has made are done with: nothing of the lower layers is in them.
     fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
         let is_new = || fs::stat_at(dir, name).is_ok_and(|stat| self.placed.new_dirs.contains(&stat.inode));
-        is_new() || (!self.has_placed(name) && Delete.done_already(dir, name))
+        is_new() || (!self.has_placed(name) && fs::remove_dir_at(dir, name).is_ok())
     }
 
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
@@ -137,11 +137,12 @@ impl Visitor for Purge<'_> {
     }
 
     /// What cannot go because the layer has something in it stays, with the time that it had.
-    fn leave(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    fn leave(&mut self, dir: BorrowedFd<'_>, name: Option<&OsStr>) -> Result<Next> {
         let mtime = self.way.pop().map_or(Time::KEEP, |(_, mtime)| mtime);
+        let Some(name) = name else { return Ok(Next::On) };
         let described = self.has_placed(name);
-        match if described { Ok(false) } else { Delete.leave(dir, name).map(|()| true) } {
-            Ok(true) => return Ok(()),
+        match if described { Ok(false) } else { tree::delete_dir(dir, name).map(|()| true) } {
+            Ok(true) => return Ok(Next::On),
             Err(e) if e.errno() != ENOTEMPTY => return Err(e),
             _ => {}
         }
@@ -150,10 +151,11 @@ impl Visitor for Purge<'_> {
             self.reset = true;
             super::describe::implied(&kept, self.implied)?;
         }
-        place::set_times(&kept, Time::KEEP, mtime)
+        place::set_times(&kept, Time::KEEP, mtime)?;
+        Ok(Next::On)
     }
 
     fn mount_point(&mut self, name: &OsStr) -> Result<()> {
-        Delete.mount_point(name)
+        Err(tree::mounted(name))
     }
 }

@@ -87,7 +87,10 @@ impl Shared {
             Found::Nothing(Vacant::Absent) => Ok(Before::Nothing),
             Found::Nothing(Vacant::Hollow) => Ok(Before::Hollow),
             Found::Foreign => {
-                let what = format!("the name is taken by something that is no layer: '{}'", self.home.path.join(id.as_str()).display());
+                let what = format!(
+                    "the name is taken by something that is no layer: '{}'",
+                    self.home.path.join(id.as_str()).display()
+                );
                 Err(Error::new(Kind::Exists, what).hint("it is left alone; move it away or use another id"))
             }
             Found::Layer(layer) => {

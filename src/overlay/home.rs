@@ -128,7 +128,11 @@ fn make_private(path: &Path) -> Result<Option<u64>> {
             let mounted = mounts::below(path)?;
             if !mounted.is_empty() {
                 // It would hide them: umount would not find them, and a second mount would write into the same layer.
-                log::warn!("'{}' is not made a mount of its own: layers are mounted below ({})", path.display(), listed(&mounted));
+                log::warn!(
+                    "'{}' is not made a mount of its own: layers are mounted below ({})",
+                    path.display(),
+                    listed(&mounted)
+                );
                 return Ok(None);
             }
             mount::mount(path.as_os_str(), path, "", Flags::MS_BIND, nothing)?;

@@ -266,7 +266,10 @@ impl Layer {
     }
 
     pub(super) fn set_finished(&self) -> Result<()> {
-        xattr::remove(&self.dir, UNFINISHED)
+        match xattr::remove(&self.dir, UNFINISHED) {
+            Err(e) if !xattr::is_absent(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// Remembers that the layer's root hides everything below. The kernel ignores the mark there, so the lowers must be cut
@@ -458,7 +461,9 @@ mod tests {
     fn only_names_that_we_make_are_temporary() {
         let hex = "0123456789abcdef0123456789";
         assert!(is_temporary(format!("{STAGE}{hex}").as_bytes()) && is_temporary(format!("{TRASH}{hex}").as_bytes()));
-        for foreign in [".trash-can", ".trash-", ".stage-0123456789ABCDEF0123456789", ".trash-0123456789abcdef01234567890", hex] {
+        for foreign in
+            [".trash-can", ".trash-", ".stage-0123456789ABCDEF0123456789", ".trash-0123456789abcdef01234567890", hex]
+        {
             assert!(!is_temporary(foreign.as_bytes()), "{foreign}");
         }
     }

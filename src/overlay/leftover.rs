@@ -5,8 +5,8 @@
 //! this process has told its caller is the caller's.
 
 use super::Shared;
-use super::links;
 use super::layout::{DIFF, EMPTY, LOWER, Layer, LinkId, Lowers, MERGED, Unfinished, WORK, each_layer};
+use super::links;
 use crate::driver::Access;
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs;

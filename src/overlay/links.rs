@@ -85,7 +85,7 @@ impl Shared {
     }
 
     /// Removes links to layers that are no more, and second names that no layer refers to. Whether all could be looked at.
-    fn sweep_links(&self, home: &OwnedFd) -> Result<bool> {
+    pub(super) fn sweep_links(&self, home: &OwnedFd) -> Result<bool> {
         let mut stale = Vec::new();
         each_link(home, |name, owner| {
             let known = Layer::open(home, owner).and_then(|layer| layer.link());
@@ -115,7 +115,7 @@ impl Shared {
         Ok(all)
     }
 
-    fn is_referred_to(&self, home: &OwnedFd, name: &LinkId) -> Result<bool> {
+    pub(super) fn is_referred_to(&self, home: &OwnedFd, name: &LinkId) -> Result<bool> {
         let mut found = false;
         each_layer(home, |layer| {
             found |= layer.own_lowers().ok().flatten().is_some_and(|lowers| lowers.0.contains(name));

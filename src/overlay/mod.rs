@@ -6,6 +6,7 @@
 
 mod apply;
 mod create;
+mod defaults;
 mod home;
 mod layout;
 mod leftover;
@@ -16,8 +17,9 @@ mod probe;
 mod remove;
 mod repair;
 mod report;
+mod volatile;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
+use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -28,7 +30,6 @@ use layout::Home;
 use options::Options;
 use probe::Stacking;
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -126,8 +127,8 @@ impl Driver for Overlay {
         self.shared.layer_exists(id).context(|| format!("look for layer '{id}'"))
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        self.on("unpack into", id, |shared| shared.apply(id, content, size))
+    fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        self.on("unpack into", id, |shared| shared.apply(id, request))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

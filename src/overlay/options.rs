@@ -16,13 +16,34 @@ pub struct Options {
     pub mountopt: String,
     /// Force layers to disk, so that a power cut leaves them whole or absent.
     pub durable: bool,
+    /// What becomes of layers that were mounted `volatile` when the machine went down.
+    pub volatile: Volatile,
     /// Owner of the containers' root, and how far the ids of layer content are shifted.
     pub remap: Option<IdShift>,
 }
 
+/// What becomes of a layer that may be damaged because it was mounted `volatile`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volatile {
+    /// It is not mounted.
+    #[default]
+    Refuse,
+    /// It is mounted as it is.
+    Accept,
+    /// It is mounted without what was written into it.
+    Discard,
+}
+
 impl Default for Options {
     fn default() -> Options {
-        Options { limits: Limits::default(), skip_mount_home: false, mountopt: String::new(), durable: true, remap: None }
+        Options {
+            limits: Limits::default(),
+            skip_mount_home: false,
+            mountopt: String::new(),
+            durable: true,
+            volatile: Volatile::default(),
+            remap: None,
+        }
     }
 }
 
@@ -49,6 +70,7 @@ impl Options {
             "overlay2.skip_mount_home" => self.skip_mount_home = boolean(value)?,
             "overlay2.mountopt" => value.clone_into(&mut self.mountopt),
             "overlay2.sync" => self.durable = durable(value)?,
+            "overlay2.volatile" => self.volatile = volatile(value)?,
             "overlay2.userns_remap" => self.remap = Some(remap(value)?),
             _ => return Err(unknown()),
         }
@@ -59,7 +81,7 @@ impl Options {
 fn unknown() -> Error {
     Error::new(Kind::Invalid, "there is no such option").hint(
         "known are overlay2.size, overlay2.basesize, overlay2.inodes, overlay2.override_kernel_check, \
-         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync and overlay2.userns_remap",
+         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync, overlay2.volatile and overlay2.userns_remap",
     )
 }
 
@@ -74,6 +96,16 @@ fn durable(value: &str) -> Result<bool> {
         "full" => Ok(true),
         "none" => Ok(false),
         _ => Err(Error::new(Kind::Invalid, "not a way to sync").hint("use full (the default) or none")),
+    }
+}
+
+fn volatile(value: &str) -> Result<Volatile> {
+    match value {
+        "refuse" => Ok(Volatile::Refuse),
+        "accept" => Ok(Volatile::Accept),
+        "discard" => Ok(Volatile::Discard),
+        _ => Err(Error::new(Kind::Invalid, "not a way to treat volatile layers")
+            .hint("use refuse (the default), accept or discard")),
     }
 }
 
@@ -115,9 +147,15 @@ mod tests {
 
     #[test]
     fn bad_options_are_named() {
-        for bad in
-            ["x", "overlay2.nope=1", "overlay2.size=", "overlay2.skip_mount_home=maybe", "overlay2.sync=sometimes", "=1"]
-        {
+        for bad in [
+            "x",
+            "overlay2.nope=1",
+            "overlay2.size=",
+            "overlay2.skip_mount_home=maybe",
+            "overlay2.sync=sometimes",
+            "overlay2.volatile=",
+            "=1",
+        ] {
             let error = Options::parse(&[bad]).unwrap_err();
             assert!(error.kind() == Kind::Invalid && error.to_string().contains(bad), "{error}");
         }

@@ -21,7 +21,7 @@ impl Shared {
         }
         self.mend_link(&home, &layer)?;
         self.mend_lowers(&home, &layer, parent)?;
-        self.furnish(&layer)
+        self.furnish(&home, &layer).map(drop)
     }
 
     /// A layer whose note of its own link is lost gets the link by which others know it, or a new one.
@@ -102,22 +102,28 @@ impl Shared {
             return Ok(Lowers::default());
         }
         let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
-        Err(Error::new(Kind::Corrupt, what).hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
+        Err(Error::new(Kind::Corrupt, what)
+            .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
     }
 
-    /// Makes the directories that hold nothing of anybody's, where they are missing.
-    pub(super) fn furnish(&self, layer: &Layer) -> Result<()> {
-        for name in [WORK, MERGED] {
-            if !layer.has_dir(name)? {
+    /// Makes the directories that hold nothing of anybody's, where they are missing; whether one was.
+    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
+        // Asked first: what is missing tells as well.
+        let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
+        let is_base = tells_no_lowers
+            && self.known_lowers(self.lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
+        let mut was_missing = false;
+        for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
+            if wanted && !layer.has_dir(name)? {
                 log::warn!("layer '{}': '{name}' was missing, and is made again", layer.id);
                 fs::make_dir_at(layer, name, 0o700)?;
-                self.give_to_containers(layer.dir(), name)?;
+                if name != EMPTY {
+                    self.give_to_containers(layer.dir(), name)?;
+                }
+                was_missing = true;
             }
         }
-        if !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e)) {
-            fs::make_dir_at(layer, EMPTY, 0o700)?;
-        }
-        Ok(())
+        Ok(was_missing)
     }
 
     /// Makes the layer one without parents.

@@ -295,8 +295,6 @@ pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
 /// What a filesystem has left, and whether it can be written at all.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Bytes that somebody without privileges may still take.
-    pub bytes: u64,
     /// Inodes that are free; `None` where they are made as they are needed.
     pub inodes: Option<u64>,
     /// It is mounted read-only.
@@ -308,7 +306,6 @@ pub fn room(fd: impl AsFd) -> Result<Room> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
     #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
     Ok(Room {
-        bytes: (st.blocks_available() as u64).saturating_mul(st.fragment_size() as u64),
         inodes: (st.files() > 0).then_some(st.files_free() as u64),
         read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
     })

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use graphdriver::archive::{self, Limits, Options, Outcome, Whiteouts};
+use graphdriver::cancel::Cancel;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -193,13 +194,13 @@ pub fn tar(items: &[Item]) -> Vec<u8> {
 }
 
 pub fn options(whiteouts: Whiteouts) -> Options {
-    Options { whiteouts, shift: None, limits: Limits::default(), sync: false }
+    Options { whiteouts, shift: None, limits: Limits::default(), sync: false, cancel: Cancel::default() }
 }
 
 /// Unpacks bytes into a directory.
 pub fn unpack_with(mut archive: &[u8], target: &Path, options: &Options) -> graphdriver::error::Result<Outcome> {
     let target = std::fs::File::open(target).unwrap();
-    archive::unpack(&mut archive, target.as_fd(), options)
+    archive::unpack(&mut archive, target.as_fd(), options, &|| Ok(()))
 }
 
 /// Unpacks for overlay.
