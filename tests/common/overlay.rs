@@ -5,6 +5,7 @@ use super::subject::{Rust, Subject};
 use super::{Store, Tar, names, run, text};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub const QUICK: &[&str] = &["overlay2.sync=none"];
 
@@ -154,7 +155,9 @@ pub struct Faulted {
 
 /// Runs the victim and lets its `nth` call of `syscall` fail with `errno`.
 pub fn victim_with_fault(root: &Path, operations: &[&str], syscall: &str, errno: &str, nth: usize) -> Faulted {
-    let log = std::env::temp_dir().join(format!("graphdriver-strace-{}-{nth}-{syscall}", std::process::id()));
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("graphdriver-strace-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let log = std::env::temp_dir().join(name);
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-e", &format!("trace={syscall}"), "-o"]).arg(&log);
     command.args(["-e", &format!("inject={syscall}:error={errno}:when={nth}")]);
