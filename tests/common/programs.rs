@@ -8,8 +8,10 @@ use std::sync::Barrier;
 
 type Program = fn(&dyn Subject);
 
-const PROGRAMS: &[(&str, Program)] =
-    &[("two callbacks that each want the other's layer", two_callbacks_that_each_want_the_others_layer)];
+const PROGRAMS: &[(&str, Program)] = &[
+    ("two callbacks that each want the other's layer", two_callbacks_that_each_want_the_others_layer),
+    ("start a program that stays", start_a_program_that_stays),
+];
 
 /// Runs a program by its name. A panic is its failure.
 pub fn run(name: &str, subject: &dyn Subject) -> Result<(), Failure> {
@@ -59,4 +61,11 @@ fn two_callbacks_that_each_want_the_others_layer(subject: &dyn Subject) {
             });
         }
     });
+}
+
+/// As a daemon starts a container's process: it outlives the daemon for a while.
+fn start_a_program_that_stays(_: &dyn Subject) {
+    let mut command = std::process::Command::new("sleep");
+    command.arg("20").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command.spawn().unwrap();
 }
