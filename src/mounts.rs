@@ -121,13 +121,17 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(mount_points(&mount::table()?).filter(|point| point != dir && point.starts_with(dir)).collect())
 }
 
-/// The number of the topmost mount on the directory `path`, which is absolute and without symlinks, if it shows what lies under it: a
-/// bind mount of the directory on itself.
+/// Which mount is the topmost on the directory `path`, which is absolute and without symlinks, if it shows what lies under it: a
+/// bind mount of the directory on itself. The number is never given again; before Linux 6.8 it is, when the mount is gone.
 ///
 /// # Errors
 /// The mount table cannot be read.
 pub fn bound_on_itself(path: &Path) -> Result<Option<u64>> {
-    Ok(self_bind(&mount::table()?, path))
+    let number = self_bind(&mount::table()?, path);
+    Ok(match number {
+        Some(number) => Some(mount::unique_number(path)?.unwrap_or(number)),
+        None => None,
+    })
 }
 
 fn self_bind(table: &[u8], path: &Path) -> Option<u64> {

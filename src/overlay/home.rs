@@ -34,9 +34,8 @@ pub(super) struct Prepared {
 
 /// Makes home ready. On a store that has layers nothing is written: a full disk must not keep anybody from deleting some.
 pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
-    check_path(path)?;
     let real = real_path(path)?;
-    check_path(&real)?;
+    check_home(&real)?;
     let parent = fs::open_dir(real.parent().unwrap_or(&real))?;
     let backing_fs = backing::filesystem_name(fs::filesystem_magic(parent)?);
     let home = Home { path: path.to_owned(), real };
@@ -52,8 +51,11 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     Ok(Prepared { home, stacking, backing_fs, read_only, quota, bind })
 }
 
-/// Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.
-fn check_path(path: &Path) -> Result<()> {
+/// Refuses a path that cannot be home. Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.
+///
+/// # Errors
+/// [`Kind::Invalid`], with the reason.
+pub fn check_home(path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() {
         return Err(Error::new(Kind::Invalid, "not an absolute path"));

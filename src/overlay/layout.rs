@@ -13,7 +13,7 @@
 //! while something is being made or deleted; what a crash leaves of it, the next start's worker deletes.
 
 use crate::driver::Access;
-use crate::error::errno::{ELOOP, ENOTDIR};
+use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -388,8 +388,11 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
             Ok(text) if home.is_remote(Path::new(&text), id) => Ok(Found::Nothing(Vacant::Hollow)),
             _ => Ok(Found::Foreign),
         },
-        Err(e) if [ENOTDIR, ELOOP].contains(&e.errno()) => Ok(Found::Foreign),
-        Err(e) => Err(e),
+        // No directory, and nothing that leads to one.
+        Err(e) => match fs::stat_at(dir, id)?.kind {
+            FileKind::Dir => Err(e),
+            _ => Ok(Found::Foreign),
+        },
     }
 }
 

@@ -26,6 +26,7 @@ use crate::lease::Lease;
 use crate::locks::Locks;
 use crate::quota::Control;
 use crate::worker::Worker;
+pub use home::check_home;
 use layout::Home;
 use options::Options;
 use probe::Stacking;

@@ -4,7 +4,7 @@ use super::Shared;
 use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look, owner_of};
 use super::probe::{MAX_LOWERS, Stacking};
 use crate::driver::{Access, MountOptions};
-use crate::error::errno::{EINVAL, ENOSPC, EROFS};
+use crate::error::errno::{EINVAL, ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -77,7 +77,7 @@ impl Shared {
         let mut lowers = self.lowers_of(home, layer)?;
         let mut seen = 0;
         for link in &lowers.0 {
-            let found = look(home, link)?;
+            let found = look(home, link).map_err(|e| unreachable(link, e))?;
             if found.unfinished {
                 let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
                 let name = owner.map_or_else(|| link.as_str().to_owned(), |id| id.to_string());
@@ -299,24 +299,35 @@ impl Stack<'_> {
         Err(e.hint(format!("the filesystem of home has no free {missing}; remove layers that are not needed")))
     }
 
-    /// Says which part of the layer is missing where the kernel only says "no such file".
+    /// Says which part of the layer is missing, or no directory, where the kernel only says that it cannot.
     fn explained(&self, error: Error) -> Error {
-        let own = |name: &str| format!("{}/{name}", self.layer.id);
-        let lowers = lower_parts(&self.lowers, self.access).into_iter().map(|part| match part {
-            Part::Own(name) => own(name),
+        let is_dir = |part: &Part<'_>| match part {
+            Part::Own(name) => self.layer.has_dir(name),
+            Part::Link(link) => fs::stat_at_follow(self.dir, link.path()).map(|stat| stat.kind == fs::FileKind::Dir),
+        };
+        let own: &[&str] = if has_upper(self.access) { &[DIFF, WORK, MERGED] } else { &[MERGED] };
+        let mut parts = lower_parts(&self.lowers, self.access);
+        parts.extend(own.iter().map(|name| Part::Own(name)));
+        let Some(bad) = parts.iter().find(|part| !is_dir(part).unwrap_or(false)) else { return error };
+        let path = match bad {
+            Part::Own(name) => format!("{}/{name}", self.layer.id),
             Part::Link(link) => link.path(),
-        });
-        for path in lowers.chain([DIFF, WORK, MERGED].map(own)) {
-            let found = fs::stat_at_follow(self.dir, &path);
-            if !found.is_ok_and(|stat| stat.kind == fs::FileKind::Dir) {
-                return error.with_kind(Kind::Corrupt).hint(format!(
-                    "'{path}' is missing in {}; repair the layer or make it anew",
-                    fs::shown(&self.home.path)
-                ));
-            }
-        }
+        };
+        let home = fs::shown(&self.home.path);
         error
+            .with_kind(Kind::Corrupt)
+            .hint(format!("'{path}' in {home} is missing or no directory; repair the layer or make it anew"))
     }
+}
+
+/// A layer below cannot be reached by its link.
+fn unreachable(link: &LinkId, error: Error) -> Error {
+    if ![ENOENT, ENOTDIR, ELOOP].contains(&error.errno()) {
+        return error;
+    }
+    let what = format!("a layer below it is missing: '{}' does not lead to one ({error})", link.path());
+    Error::new(Kind::Corrupt, what)
+        .hint("call graphdriver_try_repair_lowers with its parent, or make the missing layer anew")
 }
 
 /// `ENOSPC` of a mount can mean the mount table.
@@ -332,7 +343,7 @@ fn explain_table(error: Error) -> Error {
 /// A lower: a directory of the layer's own, or what a link leads to.
 #[derive(Clone, Copy)]
 enum Part<'a> {
-    Own(&'static str),
+    Own(&'a str),
     Link(&'a LinkId),
 }
 

@@ -27,10 +27,9 @@ impl Shared {
     /// A layer whose note of its own link is lost gets the link by which others know it, or a new one.
     fn mend_link(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
         let id = &layer.id;
-        match layer.link() {
-            Ok(link) => return links::restore(home, &link, id).map(drop),
-            Err(e) if e.kind() != Kind::Corrupt => return Err(e),
-            Err(e) => log::warn!("{e}"),
+        match layer.link().and_then(|link| links::restore(home, &link, id)) {
+            Err(e) if e.kind() == Kind::Corrupt => log::warn!("{e}"),
+            outcome => return outcome.map(drop),
         }
         let mut names = links::all_to(home, id)?;
         names.sort_by_key(|name| name.as_str().to_owned());
@@ -56,8 +55,13 @@ impl Shared {
             }
         }
         let lowers = match parent {
+            // The caller holds it shared, as those do who only read its link: nobody else writes that.
             Some(parent) => {
                 let lowers = self.lowers_upon(home, parent)?;
+                if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
+                    let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
+                    return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+                }
                 links::restore(home, &lowers.0[0], parent)?;
                 lowers
             }
