@@ -2,12 +2,15 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::check;
+use crate::sys::process;
 use nix::sched::CloneFlags;
 use std::os::fd::BorrowedFd;
 
 /// Runs `work` on a thread of its own whose current directory is `dir`. The thread is gone when this returns.
 pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let body = || {
+        // A handler of the host program would run in the wrong directory.
+        process::block_signals()?;
         // The current directory is shared by all threads until it is unshared (unshare(2), CLONE_FS).
         check(nix::sched::unshare(CloneFlags::CLONE_FS), || "unshare CLONE_FS")?;
         check(nix::unistd::fchdir(dir), || "fchdir")?;
