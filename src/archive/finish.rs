@@ -4,8 +4,9 @@
 //! do with names stays with the first, in the order of the archive. This one is handed open files and knows no name: whatever
 //! the first does to a file's name meanwhile (link it, remove it, put a directory there), the file is the same.
 
-use super::describe::{self, Amends, Losses};
+use super::describe::{self, Amends};
 use super::entry::{BROKEN_OFF, Entry, Reader};
+use super::losses::Losses;
 use super::plan::Metadata;
 use crate::error::{Context, Error, Result};
 use crate::sys::{caps, place};
@@ -114,7 +115,7 @@ fn stopped() -> Error {
 
 impl Finisher {
     /// Finishes files until there are no more.
-    pub(super) fn run(self, losses: &Losses) -> Result<()> {
+    pub(super) fn run(self, losses: &Losses<'_>) -> Result<()> {
         let needed = caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::SETFCAP);
         caps::reduce(needed, needed).context(|| "confine the thread that finishes files")?;
         while let Ok(mut batch) = self.full.recv() {

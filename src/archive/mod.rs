@@ -14,6 +14,7 @@ mod extension;
 mod finish;
 mod header;
 mod limits;
+mod losses;
 pub mod pax;
 mod place;
 pub mod plan;
@@ -22,15 +23,16 @@ mod ring;
 mod walk;
 
 pub(crate) use describe::remove_xattrs;
-pub use limits::Limits;
+pub use limits::{Limits, MAX_WINDOW};
+pub use losses::{Loss, Lost};
 pub use plan::IdShift;
 
-use crate::error::errno::EAGAIN;
+use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
-use describe::Losses;
 use entry::{Entry, Reader};
+use losses::Losses;
 use place::Placer;
 use std::ffi::OsStr;
 use std::io::{BufRead, Read};
@@ -78,7 +80,7 @@ pub struct Outcome {
 /// target then holds part of the layer.
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
-    let losses = Losses::default();
+    let losses = Losses::new(target);
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
         let placing = start(scope, "unpack", move || {
@@ -134,7 +136,7 @@ fn place_all<S: BufRead>(
     reader: Reader<'_, S>,
     target: BorrowedFd<'_>,
     options: &Options,
-    losses: &Losses,
+    losses: &Losses<'_>,
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
@@ -154,11 +156,18 @@ fn place_entries<S: BufRead>(mut reader: Reader<'_, S>, mut placer: Placer<'_>, 
             break;
         }
         let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
-        done.context(|| unpacking(&entry.path))?;
+        done.map_err(blame).context(|| unpacking(&entry.path))?;
     }
     let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
     placer.finish()?;
     Ok(outcome)
+}
+
+/// An entry that cannot be placed where it says is the archive's fault, and its errno says so: those of paths and names mean other
+/// things to the caller.
+fn blame(error: Error) -> Error {
+    const OF_NAMES: [i32; 5] = [ENOENT, ENOTDIR, EISDIR, EINVAL, ELOOP];
+    if OF_NAMES.contains(&error.errno()) && error.kind() != Kind::Invalid { error.with_kind(Kind::Archive) } else { error }
 }
 
 /// What was being done to the entry at `path`, which is empty where that is not known.

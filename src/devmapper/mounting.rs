@@ -153,18 +153,18 @@ impl Shared {
         let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
-        self.with_root(&device, id, |root| unpack(content, &root, size))
+        self.with_root(&device, id, |root| unpack(content, &root, size, self.options.archive.clone()))
             .map_err(|e| self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew"))?;
         self.devices.save(device)
     }
 }
 
 /// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
-fn unpack(content: &mut dyn Read, root: &OwnedFd, size: Option<&mut u64>) -> Result<()> {
+fn unpack(content: &mut dyn Read, root: &OwnedFd, size: Option<&mut u64>, limits: Limits) -> Result<()> {
     // Its own change of attributes tells the time as this filesystem's clock has it.
     fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
     let start = fs::stat_fd(root)?.changed;
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits: Limits::default(), sync: true };
+    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true };
     archive::unpack(content, root.as_fd(), &options)?;
     if let Some(size) = size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;

@@ -2,7 +2,7 @@
 
 use super::Overlay;
 use super::layout::{DIFF_MODE, Layer};
-use crate::archive::{self, Limits, Options, Whiteouts};
+use crate::archive::{self, Options, Whiteouts};
 use crate::error::{Error, Result};
 use crate::id::LayerId;
 use crate::sys::{fs, place};
@@ -24,7 +24,7 @@ impl Overlay {
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
-            limits: Limits::default(),
+            limits: self.options.archive.clone(),
             sync: self.options.durable,
         };
         let unpacked = archive::unpack(content, diff.as_fd(), &options).and_then(|outcome| {

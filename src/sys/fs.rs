@@ -187,6 +187,10 @@ pub struct Stat {
     pub kind: FileKind,
     /// Type and permission bits.
     pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Apparent size, bytes.
     pub size: u64,
     /// Bytes allocated.
@@ -218,6 +222,8 @@ impl From<libc::stat> for Stat {
         Stat {
             kind,
             mode: st.st_mode,
+            uid: st.st_uid,
+            gid: st.st_gid,
             size: u64::try_from(st.st_size).unwrap_or(0),
             allocated: u64::try_from(st.st_blocks).unwrap_or(0) * 512, // stat(2): units of 512 bytes
             links: st.st_nlink as u64,
@@ -283,6 +289,13 @@ pub fn filesystem_magic(fd: impl AsFd) -> Result<u64> {
     Ok(st.filesystem_type().0 as u64 & 0xffff_ffff)
 }
 
+/// How many bytes are free for all to use on the filesystem that holds `fd`, and how many its blocks have (`statvfs(3)`).
+pub fn free_bytes_and_block(fd: impl AsFd) -> Result<(u64, u64)> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    Ok(((st.blocks_available() as u64).saturating_mul(st.fragment_size() as u64), st.block_size() as u64))
+}
+
 /// How many inodes the filesystem that holds `fd` has in use (`statvfs(3)`).
 pub fn inodes_in_use(fd: impl AsFd) -> Result<u64> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
@@ -305,9 +318,4 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
 pub(crate) fn c_string(bytes: impl AsRef<OsStr>) -> Result<CString> {
     let bytes = bytes.as_ref();
     CString::new(bytes.as_bytes()).map_err(|_| Error::sys(format!("NUL byte inside '{}'", shown(bytes)), libc::EINVAL))
-}
-
-/// Effective user and group of the calling thread: whom new files belong to.
-pub fn effective_ids() -> (u32, u32) {
-    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }
