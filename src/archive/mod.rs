@@ -1,7 +1,7 @@
 //! Unpacking a layer: from any byte stream into a directory, confined to that directory.
 //!
 //! The calling thread reads and inflates ([`decode`]) into a bounded ring of buffers ([`ring`]). A thread of its own, locked
-//! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
+//! out of all trees but the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
 //! lock, gives small files their content ([`finish`]).
 
@@ -84,7 +84,7 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
         let placing = start(scope, "unpack", move || {
-            confined(target, options)?;
+            let _confined = confined(target, options)?;
             place_all(Reader::new(drainer, &options.limits), target, options, losses)
         })?;
         let fed = decode::run(content, &mut filler, &options.limits);
@@ -109,12 +109,12 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
     Ok(outcome)
 }
 
-fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
+fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<confine::Confined> {
     let files =
         caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::MKNOD).with(caps::SETFCAP);
     // Overlay's marks are trusted attributes, which need this one: in force only while one is set.
     let held_back = if options.whiteouts == Whiteouts::Overlay { caps::SYS_ADMIN } else { caps::NONE };
-    confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread to the layer")
+    confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread")
 }
 
 /// Starts a thread; it gets root, umask, signal mask and capabilities of the one that starts it.
@@ -140,11 +140,11 @@ fn place_all<S: BufRead>(
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
-        let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
+        let finishing = confine::waiting(|| start(scope, "unpack-finish", || finisher.run(losses)))??;
         let placed = place_entries(reader, placer, options);
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
-        outcome_of(finishing).and(placed)
+        confine::waiting(|| outcome_of(finishing))?.and(placed)
     })
 }
 

@@ -314,9 +314,7 @@ impl<'o> Placer<'o> {
             place::remove_xattr_at(&parent, at.name, super::acl::ACCESS)?;
         }
         if amends.mode {
-            // Follows a symlink, which could only be one that another process of this host put here this instant, and would
-            // lead to a file of this layer: the thread is chrooted.
-            fs::chmod_at(&parent, name, metadata.mode)?;
+            place::set_mode_at(&parent, at.name, metadata.mode)?;
         }
         self.losses.entry(path, &metadata.lost);
         for (key, value) in &metadata.xattrs {
