@@ -62,8 +62,8 @@ pub struct Unpack<'a> {
     pub content: &'a mut dyn Read,
     /// Receives, if wanted, the size of the layer: the sum of the sizes, in bytes, of all that is not a directory, each inode once.
     pub size: Option<&'a mut u64>,
-    /// Bounds on what the archive may ask for.
-    pub limits: Limits,
+    /// Bounds on what the archive may ask for; `None` for those that the driver was configured with.
+    pub limits: Option<Limits>,
     /// Ends the unpack early.
     pub cancel: Cancel,
 }
@@ -71,7 +71,7 @@ pub struct Unpack<'a> {
 impl<'a> Unpack<'a> {
     /// Everything that `content` yields, within the default limits.
     pub fn of(content: &'a mut dyn Read) -> Unpack<'a> {
-        Unpack { content, size: None, limits: Limits::default(), cancel: Cancel::default() }
+        Unpack { content, size: None, limits: None, cancel: Cancel::default() }
     }
 }
 

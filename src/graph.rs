@@ -11,14 +11,16 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+/// Makes a driver ready on its home. `name` is the name it was asked for by.
+type Open = fn(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>>;
+
 /// A driver that can be chosen.
 #[derive(Clone, Copy)]
 struct Choice {
     name: &'static str,
     /// Refuses paths that cannot be its home, before anything is made there.
     check: fn(home: &Path) -> Result<()>,
-    /// Makes it ready on its home. `name` is the name it was asked for by.
-    open: fn(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>>,
+    open: Open,
 }
 
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.

@@ -116,8 +116,7 @@ fn keep_to_root(home: &OwnedFd, is_new: bool) -> Result<()> {
     const SET_GROUP_ID: u32 = 0o2000;
     let mode = fs::stat_fd(home)?.mode & 0o7777;
     if is_new {
-        let (uid, gid) = fs::effective_ids();
-        fs::chown_at(home, ".", uid, gid)?;
+        fs::chown_at(home, ".", 0, 0)?;
         forget(home, "system.posix_acl_access")?;
     }
     forget(home, "system.posix_acl_default")?;

@@ -2,6 +2,7 @@
 //! cannot do that itself.
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::confine;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Held by the thread that changes the target.
@@ -28,7 +29,7 @@ impl Gate {
         if !self.is_open {
             let gone = || Error::new(Kind::Internal, "the thread that notes changes is gone");
             self.ask.send(()).map_err(|_| gone())?;
-            self.answer.recv().map_err(|_| gone())??;
+            confine::waiting(|| self.answer.recv())?.map_err(|_| gone())??;
             self.is_open = true;
         }
         Ok(())

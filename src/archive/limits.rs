@@ -1,5 +1,7 @@
 //! The bounds of what one layer may ask for.
 
+use crate::error::{Error, Kind, Result};
+
 /// Bounds on one layer; going over one is an error that names it. Memory is bounded by these and not by the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -17,8 +19,27 @@ pub struct Limits {
     /// Bytes of the tar stream after decompression, whatever is in it.
     pub stream: u64,
     /// Bytes a decompressor may use for its window: zstd and xz layers state what they need. The default takes what
-    /// `zstd -d` takes (128 MiB) without being asked to.
+    /// `zstd -d` takes (128 MiB) without being asked to. The option [`MAX_WINDOW`] sets it.
     pub window: u64,
+}
+
+/// The option of every driver that sets [`Limits::window`].
+pub const MAX_WINDOW: &str = "archive.max_window";
+/// What may be asked for: the least is of use for what `zstd -3` makes, the most is the largest window that zstd has.
+const WINDOWS: std::ops::RangeInclusive<u64> = 1 << 20..=2 << 30;
+
+impl Limits {
+    /// Sets the largest window, by an option.
+    ///
+    /// # Errors
+    /// It is out of range.
+    pub fn set_window(&mut self, bytes: u64) -> Result<()> {
+        if !WINDOWS.contains(&bytes) {
+            return Err(Error::new(Kind::Invalid, format!("{bytes} bytes are no window")).hint("use 1M to 2G"));
+        }
+        self.window = bytes;
+        Ok(())
+    }
 }
 
 impl Default for Limits {

@@ -1,7 +1,7 @@
 //! Unpacking a layer: from any byte stream into a directory, confined to that directory.
 //!
 //! The calling thread reads and inflates ([`decode`]) into a bounded ring of buffers ([`ring`]). A thread of its own, locked
-//! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
+//! out of all trees but the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
 //! lock, gives small files their content ([`finish`]).
 
@@ -15,6 +15,7 @@ mod finish;
 mod gate;
 mod header;
 mod limits;
+mod losses;
 pub mod pax;
 mod place;
 pub mod plan;
@@ -23,17 +24,18 @@ mod ring;
 mod walk;
 
 pub(crate) use describe::remove_xattrs;
-pub use limits::Limits;
+pub use limits::{Limits, MAX_WINDOW};
+pub use losses::{Loss, Lost};
 pub use plan::IdShift;
 
 use crate::cancel::{Cancel, Until};
-use crate::error::errno::EAGAIN;
+use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
-use describe::Losses;
 use entry::{Entry, Reader};
 use gate::Gate;
+use losses::Losses;
 use place::Placer;
 use std::ffi::OsStr;
 use std::io::{BufRead, Read};
@@ -77,7 +79,7 @@ pub struct Outcome {
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
-/// `before_change` is called once, on another thread, before the target is changed; never for an archive that fails before that.
+/// The threads that work in it have `nowhere`, a directory that has been removed, for their root. `before_change` is called once, on another thread, before the target is changed; never for an archive that fails before that.
 ///
 /// # Errors
 /// The archive is malformed, hostile or beyond a limit, `content` or `before_change` fails, or a system call does; the text names the
@@ -85,19 +87,20 @@ pub struct Outcome {
 pub fn unpack(
     content: &mut dyn Read,
     target: BorrowedFd<'_>,
+    nowhere: BorrowedFd<'_>,
     options: &Options,
     before_change: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
     let drainer = Until::new(drainer, &options.cancel);
-    let losses = Losses::default();
+    let losses = Losses::new(target);
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
         let (gate, keeper) = gate::gate();
         // Confined threads must not touch anything but the layer's content.
         let keeping = start(scope, "unpack-gate", move || keeper.serve(before_change))?;
         let placing = start(scope, "unpack", move || {
-            confined(target, options)?;
+            let _confined = confined(nowhere, options)?;
             place_all(Reader::new(drainer, &options.limits), target, options, losses, gate)
         })?;
         let fed = decode::run(&mut Until::new(content, &options.cancel), &mut filler, &options.limits);
@@ -123,12 +126,12 @@ pub fn unpack(
     Ok(outcome)
 }
 
-fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
+fn confined(nowhere: BorrowedFd<'_>, options: &Options) -> Result<confine::Confined> {
     let files =
         caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::MKNOD).with(caps::SETFCAP);
     // Overlay's marks are trusted attributes, which need this one: in force only while one is set.
     let held_back = if options.whiteouts == Whiteouts::Overlay { caps::SYS_ADMIN } else { caps::NONE };
-    confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread to the layer")
+    confine::enter(nowhere, files.with(held_back), held_back).context(|| "confine the unpacking thread")
 }
 
 /// Starts a thread; it gets root, umask, signal mask and capabilities of the one that starts it.
@@ -150,16 +153,16 @@ fn place_all<S: BufRead>(
     reader: Reader<'_, S>,
     target: BorrowedFd<'_>,
     options: &Options,
-    losses: &Losses,
+    losses: &Losses<'_>,
     gate: Gate,
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
-        let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
+        let finishing = confine::waiting(|| start(scope, "unpack-finish", || finisher.run(losses)))??;
         let placed = place_entries(reader, placer, options, gate);
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
-        outcome_of(finishing).and(placed)
+        confine::waiting(|| outcome_of(finishing))?.and(placed)
     })
 }
 
@@ -181,11 +184,18 @@ fn place_entries<S: BufRead>(
             }
             placer.place(&what, &mut reader, &entry)
         });
-        done.context(|| unpacking(&entry.path))?;
+        done.map_err(blame).context(|| unpacking(&entry.path))?;
     }
     let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
     placer.finish()?;
     Ok(outcome)
+}
+
+/// An entry that cannot be placed where it says is the archive's fault, and its errno says so: those of paths and names mean other
+/// things to the caller.
+fn blame(error: Error) -> Error {
+    const OF_NAMES: [i32; 5] = [ENOENT, ENOTDIR, EISDIR, EINVAL, ELOOP];
+    if OF_NAMES.contains(&error.errno()) && error.kind() != Kind::Invalid { error.with_kind(Kind::Archive) } else { error }
 }
 
 /// What was being done to the entry at `path`, which is empty where that is not known.

@@ -1,7 +1,7 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{EMPTY, LOWER, Layer, Unfinished};
+use super::layout::{EMPTY, LOWER, Layer, STAGE, Unfinished};
 use crate::archive::{self, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
@@ -29,10 +29,11 @@ impl Shared {
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
-            limits: request.limits,
+            limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
             cancel: request.cancel,
         };
+        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name())?;
         let is_changed = AtomicBool::new(false);
         let mark = || {
             is_changed.store(true, Ordering::SeqCst);
@@ -43,7 +44,7 @@ impl Shared {
                 (true, Unfinished::First) => self.empty_again(&layer, &diff, &root),
                 _ => Ok(()),
             });
-            let outcome = archive::unpack(request.content, diff.as_fd(), &options, &mark)?;
+            let outcome = archive::unpack(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark)?;
             if outcome.root_opaque {
                 self.cut_off(&layer, undo)?;
             }

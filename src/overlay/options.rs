@@ -1,6 +1,6 @@
 //! The options of the overlay driver: `name=value`, names in any case, the last of several wins.
 
-use crate::archive::IdShift;
+use crate::archive::{self, IdShift};
 use crate::error::{Context, Error, Kind, Result};
 use crate::options::{boolean, size, split};
 use crate::quota::{Limits, check_size};
@@ -20,6 +20,8 @@ pub struct Options {
     pub volatile: Volatile,
     /// Owner of the containers' root, and how far the ids of layer content are shifted.
     pub remap: Option<IdShift>,
+    /// Bounds on what a layer archive may ask for.
+    pub archive: archive::Limits,
 }
 
 /// What becomes of a layer that may be damaged because it was mounted `volatile`.
@@ -43,6 +45,7 @@ impl Default for Options {
             durable: true,
             volatile: Volatile::default(),
             remap: None,
+            archive: archive::Limits::default(),
         }
     }
 }
@@ -72,6 +75,7 @@ impl Options {
             "overlay2.sync" => self.durable = durable(value)?,
             "overlay2.volatile" => self.volatile = volatile(value)?,
             "overlay2.userns_remap" => self.remap = Some(remap(value)?),
+            archive::MAX_WINDOW => self.archive.set_window(size(value)?)?,
             _ => return Err(unknown()),
         }
         Ok(())
@@ -81,7 +85,7 @@ impl Options {
 fn unknown() -> Error {
     Error::new(Kind::Invalid, "there is no such option").hint(
         "known are overlay2.size, overlay2.basesize, overlay2.inodes, overlay2.override_kernel_check, \
-         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync, overlay2.volatile and overlay2.userns_remap",
+         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync, overlay2.volatile, overlay2.userns_remap and archive.max_window",
     )
 }
 
@@ -134,6 +138,7 @@ mod tests {
         assert_eq!((parsed.limits.bytes, parsed.mountopt.as_str(), parsed.durable), (8192, "a=b,c", false));
         let shipped = Options::parse(&["overlay2.override_kernel_check=true"]).unwrap();
         assert_eq!(shipped, Options::default());
+        assert_eq!(Options::parse(&["archive.max_window=256M"]).unwrap().archive.window, 256 << 20);
     }
 
     #[test]
@@ -155,6 +160,8 @@ mod tests {
             "overlay2.sync=sometimes",
             "overlay2.volatile=",
             "=1",
+            "archive.max_window=3G",
+            "archive.max_window=1K",
         ] {
             let error = Options::parse(&[bad]).unwrap_err();
             assert!(error.kind() == Kind::Invalid && error.to_string().contains(bad), "{error}");

@@ -19,7 +19,7 @@ pub mod inode_flags;
 pub mod loopdev;
 pub mod mount;
 pub mod newmount;
-pub mod no_paths;
+mod node_mode;
 pub mod openat2;
 pub mod own_cwd;
 pub mod place;
