@@ -9,7 +9,7 @@
 
 mod layers;
 
-use graphdriver::archive::{self, Limits, Options, Whiteouts};
+use graphdriver::archive::{self, Below, Limits, Options, Whiteouts};
 use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
@@ -134,8 +134,14 @@ fn nowhere() -> std::fs::File {
 }
 
 fn unpack_one(archive: &str, target: &str, sync: bool) {
-    let options =
-        Options { whiteouts: Whiteouts::Overlay, shift: None, limits: Limits::default(), sync, cancel: Cancel::default() };
+    let options = Options {
+        whiteouts: Whiteouts::Overlay,
+        shift: None,
+        limits: Limits::default(),
+        sync,
+        below: Below::default(),
+        cancel: Cancel::default(),
+    };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
     archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
 }

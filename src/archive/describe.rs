@@ -1,10 +1,12 @@
 //! Sets what an entry says about the file or directory that was made for it: owner, mode, attributes, times.
 
 use super::acl;
+use super::dirs::PERMISSIONS;
 use super::losses::{Loss, Losses};
 use super::plan::{Metadata, Owner};
 use crate::error::Result;
-use crate::sys::place;
+use crate::sys::fs;
+use crate::sys::place::{self, Time};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub(super) const SETID: u32 = 0o6000;
@@ -57,6 +59,19 @@ pub(super) fn implied(dir: &OwnedFd, owner: Owner) -> Result<()> {
     place::set_owner(dir, owner.uid, owner.gid)?;
     remove_xattrs(dir.as_fd())?;
     place::set_mode(dir, IMPLIED_MODE)
+}
+
+/// Makes of a new directory what overlayfs would make of it by copying `below` up: owner, mode, attributes that archives can have,
+/// and time.
+pub(super) fn copied_up(dir: &OwnedFd, below: &OwnedFd) -> Result<()> {
+    let stat = fs::stat_fd(below)?;
+    place::set_owner(dir, stat.uid, stat.gid)?;
+    remove_xattrs(dir.as_fd())?;
+    place::set_mode(dir, stat.mode & PERMISSIONS)?;
+    for key in place::list_xattrs(below)?.iter().filter(|key| Loss::of_class(key).is_none()) {
+        place::set_xattr(dir, key, &place::xattr(below, key)?)?;
+    }
+    place::set_times(dir, Time::KEEP, place::modification_time(below)?)
 }
 
 /// Removes the attributes that archives set.

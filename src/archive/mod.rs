@@ -6,6 +6,7 @@
 //! lock, gives small files their content ([`finish`]).
 
 pub mod acl;
+mod below;
 pub mod decode;
 mod describe;
 mod dirs;
@@ -23,6 +24,7 @@ mod purge;
 mod ring;
 mod walk;
 
+pub use below::Below;
 pub(crate) use describe::remove_xattrs;
 pub use limits::{Limits, MAX_WINDOW};
 pub use losses::{Loss, Lost};
@@ -63,6 +65,8 @@ pub struct Options {
     pub limits: Limits,
     /// Return only when everything is on disk.
     pub sync: bool,
+    /// The lower layers, for the look of directories that the archive implies. None where the target holds their content itself.
+    pub below: Below,
     /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
     pub cancel: Cancel,
 }

@@ -1,5 +1,6 @@
 //! Puts entries into the layer: descriptors and single names only, on the confined thread.
 
+use super::below::Lookup;
 use super::describe::{self, Amends, IMPLIED_MODE};
 use super::dirs::{Dir, Dirs, PERMISSIONS, hands_down};
 use super::entry::{Reader, Type};
@@ -7,6 +8,7 @@ use super::finish::{self, Unfinished};
 use super::losses::Losses;
 use super::plan::{IdShift, LINKS, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
+use super::walk::Spot;
 use super::{Options, Whiteouts};
 use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
@@ -40,6 +42,8 @@ pub(super) struct Placer<'o> {
     made: u64,
     /// The archive hides everything below the layer.
     pub(super) root_opaque: bool,
+    /// Finds what implied directories are merged with.
+    lookup: Lookup,
 }
 
 fn bytes(name: &[u8]) -> &OsStr {
@@ -70,6 +74,7 @@ impl<'o> Placer<'o> {
             aufs_links: false,
             made: 0,
             root_opaque: false,
+            lookup: Lookup::default(),
         })
     }
 
@@ -119,7 +124,7 @@ impl<'o> Placer<'o> {
                 Whiteouts::Delete => {
                     let parent = self.parent(&at.parent)?;
                     parent.changed.set(true);
-                    self.dirs.forget_paths();
+                    self.forget_paths();
                     let reset =
                         self.placed.remove(&parent, at.name, self.implied, &|| self.options.cancel.is_requested())?;
                     if reset { self.dirs.look_again() } else { Ok(()) }
@@ -131,10 +136,13 @@ impl<'o> Placer<'o> {
                 self.root_opaque |= is_root;
                 match self.options.whiteouts {
                     Whiteouts::Overlay if is_root => Ok(()), // the kernel looks for it below the root only
-                    Whiteouts::Overlay => set_opaque(dir.as_fd()),
+                    Whiteouts::Overlay => {
+                        self.lookup.forget();
+                        set_opaque(dir.as_fd())
+                    }
                     Whiteouts::Delete => {
                         dir.changed.set(true);
-                        self.dirs.forget_paths();
+                        self.forget_paths();
                         let reset = self.placed.empty(&dir, self.implied, &|| self.options.cancel.is_requested())?;
                         if reset { self.dirs.look_again() } else { Ok(()) }
                     }
@@ -143,11 +151,19 @@ impl<'o> Placer<'o> {
         }
     }
 
+    /// Forgets what paths lead to, because something was removed.
+    fn forget_paths(&mut self) {
+        self.dirs.forget_paths();
+        self.lookup.forget();
+    }
+
     /// The directory at a path; what is missing of it is made.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
         let (implied, overlay) = (self.implied, self.is_overlay());
         let (placed, made, limit) = (&mut self.placed, &mut self.made, self.options.limits.entries);
-        let mut make = |dir: BorrowedFd<'_>, name: &[u8], there: Option<&Stat>| {
+        let (below, lookup, root) = (&self.options.below, &mut self.lookup, self.dirs.root());
+        let mut make = |spot: &Spot<'_>, there: Option<&Stat>| {
+            let (dir, name) = (spot.dir, spot.name);
             let hidden = overlay && there.is_some_and(is_whiteout);
             if there.is_some() && !hidden && !placed.is_lower(dir, name)? {
                 return Ok(false);
@@ -165,8 +181,11 @@ impl<'o> Placer<'o> {
             let new = fs::open_dir_at(dir, bytes(name))?;
             let found = fs::stat_fd(&new)?;
             let right = (found.uid, found.gid, found.mode & PERMISSIONS) == (implied.uid, implied.gid, IMPLIED_MODE);
-            if !right || hands_down(dir)? {
-                describe::implied(&new, implied)?;
+            let template = if hidden { None } else { lookup.find(below, root.as_fd(), &spot.parent(), name)? };
+            match template {
+                Some(template) => describe::copied_up(&new, &template)?,
+                None if !right || hands_down(dir)? => describe::implied(&new, implied)?,
+                None => {}
             }
             if hidden {
                 set_opaque(new.as_fd())?;
@@ -194,7 +213,7 @@ impl<'o> Placer<'o> {
     fn clear(&mut self, parent: &Dir, name: &[u8]) -> Result<()> {
         let stat = fs::stat_at(parent, bytes(name))?;
         if matches!(stat.kind, FileKind::Dir | FileKind::Symlink) {
-            self.dirs.forget_paths();
+            self.forget_paths();
         }
         tree::remove_unless(parent.as_fd(), bytes(name), &|| self.options.cancel.is_requested())
     }

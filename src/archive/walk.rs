@@ -14,7 +14,22 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Asked for a name on the way that is missing (no `Stat`), or neither a directory nor a symlink to one; returns whether it
 /// has made a directory of it. If not, a symlink is followed, and asked for is what it lacks.
-pub(super) type Make<'m> = &'m mut dyn FnMut(BorrowedFd<'_>, &[u8], Option<&Stat>) -> Result<bool>;
+pub(super) type Make<'m> = &'m mut dyn FnMut(&Spot<'_>, Option<&Stat>) -> Result<bool>;
+
+/// A name on the way.
+pub(super) struct Spot<'a> {
+    pub(super) dir: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
+    /// The directories on the way from the root to `dir`, with their inodes; none of them is a symlink.
+    passed: &'a [Passed],
+}
+
+impl Spot<'_> {
+    /// The path of `dir` from the root.
+    pub(super) fn parent(&self) -> Vec<Vec<u8>> {
+        self.passed.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
 
 /// Symlinks followed for one path at most: the kernel's own number (`MAXSYMLINKS`, path_resolution(7)).
 const SYMLINKS: u32 = 40;
@@ -67,8 +82,8 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
     let mut symlinks = 0;
     // A search alone asks nobody, and never looks where a symlink leads but by following it.
     let searching = make.is_none();
-    let mut ask = |dir: &OwnedFd, name: &[u8], stat: Option<&Stat>| match make.as_mut() {
-        Some(make) => make(dir.as_fd(), name, stat),
+    let mut ask = |dir: &OwnedFd, name: &[u8], passed: &[Passed], stat: Option<&Stat>| match make.as_mut() {
+        Some(make) => make(&Spot { dir: dir.as_fd(), name, passed }, stat),
         None => Ok(false),
     };
     while let Some(name) = pending.pop() {
@@ -97,7 +112,7 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                 real.push((name, stat.inode));
             }
             Err(e) if e.errno() == ENOENT => {
-                if !ask(&here, &name, None)? {
+                if !ask(&here, &name, &real, None)? {
                     return Err(failed(path, ENOENT));
                 }
                 pending.push(name);
@@ -110,7 +125,10 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                         return Err(failed(path, ELOOP));
                     }
                     let text = fs::read_link_at(&here, OsStr::from_bytes(&name))?.into_vec();
-                    if !searching && !leads_to_directory(root, &real, &text, steps)? && ask(&here, &name, Some(&stat))? {
+                    if !searching
+                        && !leads_to_directory(root, &real, &text, steps)?
+                        && ask(&here, &name, &real, Some(&stat))?
+                    {
                         pending.push(name);
                         continue;
                     }
@@ -119,7 +137,7 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                         here = fs::open_dir_at(root, ".")?;
                     }
                     pending.extend(reversed(&text));
-                } else if ask(&here, &name, Some(&stat))? {
+                } else if ask(&here, &name, &real, Some(&stat))? {
                     pending.push(name);
                 } else {
                     return Err(failed(path, ENOTDIR));

@@ -171,7 +171,8 @@ fn unpack(request: Unpack<'_>, root: &OwnedFd, nowhere: &OwnedFd, configured: &s
     let start = fs::stat_fd(root)?.changed;
     let limits = request.limits.unwrap_or_else(|| configured.archive.clone());
     let cancel = request.cancel;
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, cancel };
+    let options =
+        Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, below: archive::Below::default(), cancel };
     archive::unpack(request.content, root.as_fd(), nowhere.as_fd(), &options, &|| Ok(()))?;
     if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;

@@ -1,8 +1,8 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{EMPTY, LOWER, Layer, STAGE, Unfinished};
-use crate::archive::{self, Options, Whiteouts};
+use super::layout::{DIFF, EMPTY, LOWER, Layer, STAGE, Unfinished, look, owner_of};
+use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
 use crate::id::LayerId;
@@ -12,6 +12,7 @@ use crate::sys::place;
 use crate::tree;
 use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Shared {
@@ -31,6 +32,7 @@ impl Shared {
             shift: self.options.remap,
             limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
+            below: self.below(&home, &layer),
             cancel: request.cancel,
         };
         let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name())?;
@@ -60,6 +62,23 @@ impl Shared {
         });
         let is_lost = is_changed.load(Ordering::SeqCst) && kind == Unfinished::Again;
         unpacked.map_err(|e| if is_lost { e.hint("the layer is incomplete now; remove it and make it anew") } else { e })
+    }
+
+    /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
+    fn below(&self, home: &OwnedFd, layer: &Layer) -> Below {
+        let lowers = self.lowers_of(home, layer).unwrap_or_default();
+        let mut paths = Vec::with_capacity(lowers.0.len());
+        for link in &lowers.0 {
+            let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
+            paths.extend(owner.map(|id| PathBuf::from(id.as_str()).join(DIFF)));
+            if look(home, link).is_ok_and(|seen| seen.root_opaque) {
+                break;
+            }
+        }
+        match fs::open_dir_at(home, ".") {
+            Ok(base) if !paths.is_empty() => Below::new(base, paths),
+            _ => Below::default(),
+        }
     }
 
     /// Makes an empty layer of one that an archive failed in: also the root's owner, mode and attributes (an ACL among them

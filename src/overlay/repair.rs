@@ -119,6 +119,10 @@ impl Shared {
         let mut was_missing = false;
         for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
             if wanted && !layer.has_dir(name)? {
+                if fs::stat_at(layer, name).is_ok() {
+                    let what = format!("layer '{}': '{name}' is no directory", layer.id);
+                    return Err(Error::new(Kind::Corrupt, what).hint("move it away; it is made again then"));
+                }
                 log::warn!("layer '{}': '{name}' was missing, and is made again", layer.id);
                 fs::make_dir_at(layer, name, 0o700)?;
                 if name != EMPTY {

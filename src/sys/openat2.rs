@@ -3,7 +3,7 @@
 //! On older kernels, and for paths longer than the kernel takes at once, the caller goes from name to name itself.
 
 use crate::error::Result;
-use crate::sys::fs::{check, shown};
+use crate::sys::fs::{self, check, shown};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use std::ffi::OsStr;
@@ -28,4 +28,25 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>
         }
     }
     Ok(None)
+}
+
+/// Opens the directory `path` below `root`, following no symlink at all and entering no mount. `Ok(None)`: the path is too long.
+pub fn open_no_links(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<OwnedFd>> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV);
+    match nix::fcntl::openat2(root, path, how) {
+        Err(Errno::ENOSYS | Errno::EPERM) => by_name(root, path).map(Some),
+        Err(Errno::ENAMETOOLONG) => Ok(None),
+        other => check(other.map(Some), || format!("open directory '{}'", shown(OsStr::from_bytes(path)))),
+    }
+}
+
+/// The same, name by name.
+fn by_name(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
+    let mut here = fs::open_dir_at(root, ".")?;
+    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+        here = fs::open_dir_at(&here, OsStr::from_bytes(name))?;
+    }
+    Ok(here)
 }

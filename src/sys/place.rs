@@ -202,6 +202,20 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
     }
 }
 
+/// The value of an attribute of an open directory, however long.
+pub fn xattr(fd: impl AsFd, key: &[u8]) -> Result<Vec<u8>> {
+    let attribute = c_string(OsStr::from_bytes(key))?;
+    // The kernel's own bound (`XATTR_SIZE_MAX` of linux/limits.h).
+    let mut value = vec![0_u8; 64 << 10];
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `attribute` is NUL-terminated and lives through the call; pointer and length describe `value`.
+    let got = unsafe { libc::fgetxattr(fd, attribute.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let got =
+        Errno::result(got).map_err(|e| Error::sys(format!("get xattr '{}'", shown(OsStr::from_bytes(key))), e as i32))?;
+    value.truncate(usize::try_from(got).unwrap_or(0));
+    Ok(value)
+}
+
 /// Removes an attribute of an open file or directory; one that is not there is fine.
 pub fn remove_xattr(fd: impl AsFd, key: &[u8]) -> Result<()> {
     let attribute = c_string(OsStr::from_bytes(key))?;
