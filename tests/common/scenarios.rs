@@ -556,6 +556,7 @@ fn a_crash_costs_no_layer_that_had_content(w: &World) {
     // The second of two starts sees what the first one's worker did.
     w.another_process(|process| {
         for id in ["container", "image"] {
+            assert!(process.exists(id), "{id}: removing it would lose what it had before");
             process.metadata(id).unwrap();
             assert!(process.usage(id).unwrap().0 > 0, "{id}");
             assert_eq!(errno(process.mount(id, &[])), Errno::EUCLEAN, "{id}");
