@@ -48,7 +48,7 @@ pub(crate) trait Visitor {
     /// A name that is not a directory.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
     /// A directory that may be done with without being entered; returns whether it is.
-    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool;
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool>;
     /// A directory is about to be listed.
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()>;
     /// Everything below `name` was visited; `dir` is its parent. No name: it is not there any more, somebody else took it away.
@@ -270,7 +270,7 @@ fn look(level: &Level, visitor: &mut impl Visitor) -> Result<Look> {
     };
     if kind != FileKind::Dir {
         visitor.file(dir, name).map(|()| Look::Past)
-    } else if visitor.done_already(dir, name) {
+    } else if visitor.done_already(dir, name)? {
         Ok(Look::Past)
     } else {
         open(level, name, visitor)
@@ -404,10 +404,10 @@ impl Visitor for Delete {
     }
 
     /// An empty directory takes one call this way, and a full one only one call more.
-    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
         let done = fs::remove_dir_at(dir, name).is_ok();
         self.deleted += u64::from(done);
-        done
+        Ok(done)
     }
 
     fn enter(&mut self, _: BorrowedFd<'_>) -> Result<()> {
@@ -558,8 +558,8 @@ impl Visitor for Measure {
         Ok(())
     }
 
-    fn done_already(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> bool {
-        false
+    fn done_already(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> Result<bool> {
+        Ok(false)
     }
 
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {

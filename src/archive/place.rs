@@ -65,7 +65,7 @@ impl<'o> Placer<'o> {
         let own = Owner { uid, gid };
         Ok(Placer {
             options,
-            dirs: Dirs::new(root)?,
+            dirs: Dirs::new(root, &options.limits)?,
             placed,
             own,
             implied,
