@@ -10,7 +10,7 @@
 //! It never follows a symlink and never enters a mount. Measuring takes memory beside that for inodes with several names
 //! ([`Inodes`]).
 
-use crate::error::errno::{ENOTEMPTY, EPERM, EXDEV};
+use crate::error::errno::{EINVAL, ENOTEMPTY, EPERM, EXDEV};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
 use crate::sys::{dirents, inode_flags, subdir};
@@ -48,7 +48,7 @@ pub(crate) trait Visitor {
     /// A name that is not a directory.
     fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<()>;
     /// A directory that may be done with without being entered; returns whether it is.
-    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool;
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool>;
     /// A directory is about to be listed.
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()>;
     /// Everything below `name` was visited; `dir` is its parent. No name: it is not there any more, somebody else took it away.
@@ -116,17 +116,21 @@ impl Level {
         Ok(())
     }
 
-    /// Finds the record with this inode number from here on and makes it the front one. If there is none, because somebody else
-    /// took it away, the walk goes on from here.
-    fn find(&mut self, inode: u64) -> Result<bool> {
-        let here = self.position;
+    /// Makes the record with this inode number the front one, from this position on. If there is none, because somebody else took
+    /// it away, the walk goes on from that position.
+    fn resume(&mut self, position: i64, inode: u64) -> Result<bool> {
+        match self.seek(position) {
+            // Somebody deleted the directory itself; positions mean nothing in it, and there is nothing to read.
+            Err(e) if e.errno() == EINVAL => return self.seek(0).map(|()| false),
+            sought => sought?,
+        }
         while self.read()? {
             if self.front().is_some_and(|record| record.inode == inode) {
                 return Ok(true);
             }
             self.pass();
         }
-        self.seek(here)?;
+        self.seek(position)?;
         Ok(false)
     }
 }
@@ -232,8 +236,7 @@ impl<V: Visitor> Walk<'_, V> {
             let parent = climb(&done.dir, &far)?;
             self.descend(parent)?;
             if let Some(level) = self.near.back_mut() {
-                level.seek(far.position)?;
-                is_there = level.find(far.below)?;
+                is_there = level.resume(far.position, far.below)?;
             }
         }
         drop(done.dir);
@@ -267,7 +270,7 @@ fn look(level: &Level, visitor: &mut impl Visitor) -> Result<Look> {
     };
     if kind != FileKind::Dir {
         visitor.file(dir, name).map(|()| Look::Past)
-    } else if visitor.done_already(dir, name) {
+    } else if visitor.done_already(dir, name)? {
         Ok(Look::Past)
     } else {
         open(level, name, visitor)
@@ -401,10 +404,10 @@ impl Visitor for Delete {
     }
 
     /// An empty directory takes one call this way, and a full one only one call more.
-    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> bool {
+    fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
         let done = fs::remove_dir_at(dir, name).is_ok();
         self.deleted += u64::from(done);
-        done
+        Ok(done)
     }
 
     fn enter(&mut self, _: BorrowedFd<'_>) -> Result<()> {
@@ -555,8 +558,8 @@ impl Visitor for Measure {
         Ok(())
     }
 
-    fn done_already(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> bool {
-        false
+    fn done_already(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> Result<bool> {
+        Ok(false)
     }
 
     fn enter(&mut self, dir: BorrowedFd<'_>) -> Result<()> {
@@ -622,6 +625,19 @@ mod tests {
         assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 5001);
         empty(scratch.fd().as_fd()).unwrap();
         assert_eq!(usage(scratch.fd().as_fd()).unwrap().inodes, 1);
+    }
+
+    #[test]
+    fn a_set_of_inodes_is_exact_and_small() {
+        let mut inodes = Inodes::default();
+        // Neighbours, and one here and there; the same numbers on two devices.
+        let numbers = || (0..1_000_000_u64).chain((1 << 32..1 << 33).step_by(1 << 22));
+        for device in [1, 2] {
+            assert!(numbers().all(|inode| inodes.insert(device, inode)));
+        }
+        assert!(!numbers().any(|inode| inodes.insert(1, inode)));
+        // A word and its key take 24 bytes; a table grows at seven eighths, to twice its size.
+        assert!(inodes.0.capacity() * 24 < 2 << 20, "{}", inodes.0.capacity());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Open directories of the layer: every path of the archive is resolved here, once, to a descriptor.
 
+use super::limits::Limits;
 use super::plan::Owner;
 use super::walk;
 use crate::error::Result;
@@ -106,13 +107,15 @@ pub(super) struct Dirs {
     root: Rc<Dir>,
     open: Vec<Rc<Dir>>,
     paths: Vec<(Vec<u8>, Rc<Dir>)>,
+    steps: walk::Steps,
     clock: u64,
 }
 
 impl Dirs {
-    pub(super) fn new(root: OwnedFd) -> Result<Dirs> {
+    pub(super) fn new(root: OwnedFd, limits: &Limits) -> Result<Dirs> {
         let inode = fs::stat_fd(&root)?.inode;
-        Ok(Dirs { root: Rc::new(Dir::new(root, inode)?), open: Vec::new(), paths: Vec::new(), clock: 0 })
+        let root = Rc::new(Dir::new(root, inode)?);
+        Ok(Dirs { root, open: Vec::new(), paths: Vec::new(), steps: walk::Steps::new(limits), clock: 0 })
     }
 
     pub(super) fn root(&self) -> Rc<Dir> {
@@ -134,12 +137,18 @@ impl Dirs {
             self.touch(&dir);
             return Ok(dir);
         }
-        let fd = match openat2::open_in_root(self.root.as_fd(), path) {
-            Ok(Some(fd)) => fd,
-            Ok(None) => walk::open(self.root.as_fd(), path, make)?,
-            // EACCES: with fs.protected_symlinks the kernel follows no link of others in a sticky directory; the walk reads it.
-            Err(e) if walk::can_be_made(&e) || e.errno() == EACCES => walk::open(self.root.as_fd(), path, make)?,
-            Err(e) => return Err(e),
+        let root = Rc::clone(&self.root);
+        let mut walk = |make: Option<walk::Make<'_>>| walk::open(root.as_fd(), path, make, &mut self.steps);
+        let found = match openat2::open_in_root(root.as_fd(), path) {
+            Ok(Some(fd)) => Ok(fd),
+            Ok(None) => walk(None),
+            // With fs.protected_symlinks the kernel looks at no link of others in a sticky directory; the walk reads it.
+            Err(e) if e.errno() == EACCES => walk(None),
+            Err(e) => Err(e),
+        };
+        let fd = match found {
+            Err(e) if walk::can_be_made(&e) && make.is_some() => walk(make)?,
+            found => found?,
         };
         self.add(path.to_vec(), fd)
     }

@@ -66,7 +66,7 @@ impl<'o> Placer<'o> {
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
         Ok(Placer {
             options,
-            dirs: Dirs::new(root)?,
+            dirs: Dirs::new(root, &options.limits)?,
             placed,
             implied,
             losses,
