@@ -7,17 +7,19 @@
 mod common;
 mod power_cut;
 
-use common::subject::{Rust, Subject};
-use nix::errno::Errno;
-use power_cut::disk::{Disk, EXT4, Kind, XFS};
+use graphdriver::driver::{Access, CreateOptions, MountOptions};
+use graphdriver::error::{Kind, Result};
+use graphdriver::graph::Graph;
+use graphdriver::id::LayerId;
+use power_cut::disk::{self, Disk, EXT4, XFS};
 use power_cut::model::{self, IDS, Model, SCENARIO, Seen, Step, View};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 #[test]
 fn ext4_keeps_what_was_promised() {
@@ -29,7 +31,7 @@ fn xfs_keeps_what_was_promised() {
     holds_on(&XFS);
 }
 
-fn holds_on(kind: &'static Kind) {
+fn holds_on(kind: &'static disk::Kind) {
     common::own_namespace();
     let disk = Disk::new(kind);
     let log = disk.recorded(|root, device| {
@@ -112,29 +114,76 @@ fn child() {
     }
 }
 
-fn start(root: &Path) -> Rust {
-    let subject = Rust::default();
-    subject.init("overlay2", root, &[]).unwrap();
-    subject
+fn start(root: &Path) -> Graph {
+    let graph = Graph::new();
+    graph.init("overlay2", root, &[]).unwrap();
+    graph
+}
+
+fn id(text: &str) -> LayerId {
+    LayerId::parse(text.as_bytes()).unwrap()
+}
+
+fn create(graph: &Graph, layer: &str, parent: Option<&str>, access: Access) -> Result<()> {
+    let parent = parent.map(id);
+    graph.with(|driver| driver.create(&id(layer), parent.as_ref(), access, &mut CreateOptions::default()))
+}
+
+fn mount(graph: &Graph, layer: &str) -> Result<PathBuf> {
+    graph.with(|driver| driver.mount(&id(layer), &MountOptions::default()))
 }
 
 /// Does a part of the scenario, and marks the log after each call that returned.
-fn play(steps: std::ops::Range<usize>, root: &Path, device: &str) {
-    let subject = start(root);
-    for number in steps {
+fn play(calls: std::ops::Range<usize>, root: &Path, device: &str) {
+    let graph = start(root);
+    for number in calls {
         match SCENARIO[number] {
-            Step::CreateRo(id, parent) => subject.create_ro(id, parent).unwrap(),
-            Step::CreateRw(id, parent) => subject.create_rw(id, parent).unwrap(),
-            Step::Apply(id, items) => drop(subject.apply(id, &model::archive(items)).unwrap()),
-            Step::Mount(id) => drop(subject.mount(id, &[]).unwrap()),
-            Step::Write(id, path, text) => write(&subject.mount(id, &[]).unwrap().join(path), text),
-            Step::Umount(id) => subject.umount(id).unwrap(),
-            Step::Remove(id) => subject.remove(id).unwrap(),
+            Step::CreateRo(layer, parent) => create(&graph, layer, parent, Access::ReadOnly).unwrap(),
+            Step::CreateRw(layer, parent) => create(&graph, layer, parent, Access::ReadWrite).unwrap(),
+            Step::Apply(layer, items) => {
+                let first = root.join("overlay2").join(layer).join("diff").join(model::first_file(items));
+                let archive = model::archive(items);
+                let mut content =
+                    Interrupted { archive: &archive, at: 0, first: &first, neighbour: &root.join("neighbour") };
+                graph.with(|driver| driver.apply_diff(&id(layer), &mut content, None)).unwrap();
+            }
+            Step::Mount(layer) => drop(mount(&graph, layer).unwrap()),
+            Step::Write(layer, path, text) => write(&mount(&graph, layer).unwrap().join(path), text),
+            Step::Umount(layer) => graph.with(|driver| driver.umount(&id(layer))).unwrap(),
+            Step::Remove(layer) => graph.with(|driver| driver.remove(&id(layer))).unwrap(),
             Step::Restart => {} // this process is the one that was started
         }
         common::run(Command::new("dmsetup").args(["message", device, "0", "mark", &format!("call-{}", number + 1)]));
     }
-    subject.cleanup().unwrap();
+    graph.cleanup().unwrap();
+}
+
+/// An archive that comes in two pieces. When a part of the first is unpacked, somebody else has the filesystem write to the disk
+/// what it has until then.
+struct Interrupted<'a> {
+    archive: &'a [u8],
+    at: usize,
+    first: &'a Path,
+    neighbour: &'a Path,
+}
+
+impl Read for Interrupted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let half = self.archive.len() / 2;
+        if self.at == half {
+            let is_late = Instant::now() + Duration::from_secs(60);
+            while !self.first.exists() {
+                assert!(Instant::now() < is_late, "{} is not unpacked", self.first.display());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            write(self.neighbour, "anything");
+        }
+        let end = if self.at < half { half } else { self.archive.len() };
+        let piece = &self.archive[self.at..end.min(self.at + buffer.len())];
+        buffer[..piece.len()].copy_from_slice(piece);
+        self.at += piece.len();
+        Ok(piece.len())
+    }
 }
 
 /// What a careful program in a container does.
@@ -148,16 +197,16 @@ fn write(path: &Path, text: &str) {
 /// Looks at every layer, makes those anew that are absent, removes all. Returns what was seen, and then a line for each thing that
 /// could not be done or was left behind.
 fn look(root: &Path) -> String {
-    let subject = start(root);
-    let seen: Vec<Seen> = IDS.iter().map(|id| layer(&subject, id)).collect();
+    let graph = start(root);
+    let seen: Vec<Seen> = IDS.iter().map(|layer| found(&graph, layer)).collect();
     let mut wrong = Vec::new();
-    for (id, _) in IDS.iter().zip(&seen).filter(|(_, seen)| **seen == Seen::Absent) {
-        wrong.extend(subject.create_ro(id, None).err().map(|e| format!("'{id}' cannot be made anew: {}", e.text)));
+    for (layer, _) in IDS.iter().zip(&seen).filter(|(_, seen)| **seen == Seen::Absent) {
+        wrong.extend(create(&graph, layer, None, Access::ReadOnly).err().map(|e| e.to_string()));
     }
-    for id in IDS.iter().rev() {
-        wrong.extend(subject.remove(id).err().map(|e| format!("'{id}' cannot be removed: {}", e.text)));
+    for layer in IDS.iter().rev() {
+        wrong.extend(graph.with(|driver| driver.remove(&id(layer))).err().map(|e| e.to_string()));
     }
-    subject.cleanup().unwrap();
+    graph.cleanup().unwrap();
     let (home, links) = (root.join("overlay2"), root.join("overlay2/l"));
     // Quota's device node may be there as well.
     let stays = [links.clone(), home.join("backingFsBlockDev")];
@@ -167,17 +216,17 @@ fn look(root: &Path) -> String {
     seen.iter().map(Seen::to_text).chain(wrong.iter().map(|line| line.replace('\n', " ") + "\n")).collect()
 }
 
-fn layer(subject: &Rust, id: &str) -> Seen {
-    let exists = subject.exists(id);
-    match (exists, subject.mount(id, &[])) {
+fn found(graph: &Graph, layer: &str) -> Seen {
+    let exists = graph.with(|driver| driver.exists(&id(layer))).unwrap();
+    match (exists, mount(graph, layer)) {
         (true, Ok(path)) => {
             let mut view = View::new();
             collect(&path, Path::new("."), &mut view);
-            subject.umount(id).unwrap();
+            graph.with(|driver| driver.umount(&id(layer))).unwrap();
             Seen::Whole(view)
         }
-        (true, Err(e)) if e.errno == Errno::EUCLEAN as i32 => Seen::Marked,
-        (false, Err(e)) if [Errno::ENOENT as i32, Errno::EUCLEAN as i32].contains(&e.errno) => Seen::Absent,
+        (true, Err(e)) if e.kind() == Kind::Corrupt => Seen::Marked,
+        (false, Err(e)) if [Kind::NotFound, Kind::Corrupt].contains(&e.kind()) => Seen::Absent,
         (_, outcome) => Seen::Broken(format!("exists: {exists}, mount: {outcome:?}")),
     }
 }
@@ -207,14 +256,9 @@ fn collect(root: &Path, path: &Path, view: &mut View) {
 /// The judge is told by ids what was found, so each of the scenario has to be among them.
 #[test]
 fn every_id_of_the_scenario_is_looked_at() {
-    let created: BTreeMap<&str, ()> = SCENARIO
-        .iter()
-        .filter_map(|step| match step {
-            Step::CreateRo(id, _) | Step::CreateRw(id, _) => Some((*id, ())),
-            _ => None,
-        })
-        .collect();
-    let mut looked_at = IDS.to_vec();
-    looked_at.sort_unstable();
-    assert_eq!(created.keys().copied().collect::<Vec<_>>(), looked_at);
+    let created = SCENARIO.iter().filter_map(|step| match step {
+        Step::CreateRo(id, _) | Step::CreateRw(id, _) => Some(*id),
+        _ => None,
+    });
+    assert_eq!(created.collect::<BTreeSet<_>>(), IDS.iter().copied().collect());
 }

@@ -24,8 +24,8 @@ pub enum Step {
 pub enum Item {
     Dir(&'static str),
     File(&'static str, &'static str),
-    /// A file that takes more than one write.
-    Large(&'static str, usize),
+    /// A file that does not come with the first read.
+    Large(&'static str),
     Symlink(&'static str, &'static str),
     /// Hides a name of the layers below.
     Hides(&'static str),
@@ -43,11 +43,14 @@ const BASE: &[Item] = &[
     Symlink("etc/link", "name"),
     Dir("cache"),
     File("cache/a", "a"),
-    Large("library", 300_000),
+    Large("library"),
 ];
-const CHILD: &[Item] = &[File("etc/name", "child"), Hides("etc/old"), Dir("cache"), Opaque("cache"), File("cache/b", "b")];
-const ALONE: &[Item] = &[Opaque("."), Dir("own"), File("own/file", "nothing is below")];
-const MORE: &[Item] = &[File("etc/more", "unpacked into a container"), Hides("library"), Large("data", 200_000)];
+const CHILD: &[Item] =
+    &[File("etc/name", "child"), Hides("etc/old"), Dir("cache"), Opaque("cache"), File("cache/b", "b"), Large("program")];
+const ALONE: &[Item] = &[Opaque("."), Dir("own"), File("own/file", "nothing is below"), Large("own/program")];
+const MORE: &[Item] = &[File("etc/more", "unpacked into a container"), Hides("library"), Large("data")];
+const FIRST: &[Item] = &[File("first", "first"), Large("content")];
+const SECOND: &[Item] = &[File("second", "second"), Large("content")];
 
 /// All calls, in this order, each followed by a mark in the log.
 pub const SCENARIO: &[Step] = &[
@@ -64,15 +67,15 @@ pub const SCENARIO: &[Step] = &[
     Umount("box"),
     Apply("box", MORE),
     CreateRo("anew", Some("bottom")),
-    Apply("anew", &[File("first", "first")]),
+    Apply("anew", FIRST),
     Remove("anew"),
     CreateRo("anew", None),
-    Apply("anew", &[File("second", "second")]),
+    Apply("anew", SECOND),
     CreateRo("leftover", Some("child")),
-    Apply("leftover", &[File("first", "first")]),
+    Apply("leftover", FIRST),
     Restart,
     CreateRo("leftover", Some("bottom")),
-    Apply("leftover", &[File("second", "second")]),
+    Apply("leftover", SECOND),
     Remove("box"),
     Remove("alone"),
 ];
@@ -100,8 +103,8 @@ pub fn symlink(target: &str) -> String {
     format!("symlink to {target}")
 }
 
-fn large(length: usize) -> String {
-    (0..length).map(|n| char::from(b'a' + u8::try_from(n / 1000 % 26).unwrap())).collect()
+fn large() -> String {
+    (0..600_000_usize).map(|n| char::from(b'a' + u8::try_from(n / 1000 % 26).unwrap())).collect()
 }
 
 /// The archive of these items.
@@ -109,12 +112,18 @@ pub fn archive(items: &[Item]) -> Vec<u8> {
     let tar = items.iter().fold(Tar::new(), |tar, item| match *item {
         Dir(path) => tar.dir(path),
         File(path, text) => tar.file(path, text),
-        Large(path, length) => tar.file(path, &large(length)),
+        Large(path) => tar.file(path, &large()),
         Symlink(path, target) => tar.symlink(path, target),
         Hides(path) => tar.file(&marker(path), ""),
         Opaque(path) => tar.file(&format!("{path}/.wh..wh..opq"), ""),
     });
     tar.done()
+}
+
+/// The first file that unpacking makes.
+pub fn first_file(items: &[Item]) -> &'static str {
+    let path = |item: &Item| if let File(path, _) = *item { Some(path) } else { None };
+    items.iter().find_map(path).unwrap()
 }
 
 fn marker(path: &str) -> String {
@@ -131,7 +140,7 @@ fn unpack(view: &mut View, items: &[Item]) {
         let (path, what) = match *item {
             Dir(path) => (path, dir(0o755, root)),
             File(path, text) => (path, file(0o644, root, TIME, text.as_bytes())),
-            Large(path, length) => (path, file(0o644, root, TIME, large(length).as_bytes())),
+            Large(path) => (path, file(0o644, root, TIME, large().as_bytes())),
             Symlink(path, target) => (path, symlink(target)),
             Hides(path) => {
                 view.remove(path);
