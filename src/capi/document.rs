@@ -178,7 +178,7 @@ pub unsafe extern "C" fn graphdriver_layer_exists(id: *const c_char) -> bool {
 /// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where it
 /// exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete, ENOSPC or EDQUOT if it does not fit,
 /// EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem takes, ENAMETOOLONG for a name beyond what it takes, EIO if the
-/// read function fails without an errno, ENOTCONN before graphdriver_init, else that of the read function or system call that
+/// read function fails without an errno or returns more than it was asked for, ENOTCONN before graphdriver_init, else that of the read function or system call that
 /// failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_apply_diff(

@@ -1,6 +1,7 @@
 //! What the kernel and the filesystem under home can do, found out by trying.
 
 use super::layout::{Home, LINKS, STAGE, random_name};
+use crate::error::errno::{EINVAL, ENODEV};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs;
@@ -93,7 +94,10 @@ fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
         return Err(Error::new(Kind::Limit, "the path of home is too long"));
     }
     let target = base.join("merged");
-    mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data)?;
+    let mounted = mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data);
+    // A kernel without overlayfs, or a filesystem that it does not take: no argument of the caller's is invalid.
+    let refused = |e: Error| if [ENODEV, EINVAL].contains(&e.errno()) { e.with_kind(Kind::Unsupported) } else { e };
+    mounted.map_err(refused)?;
     mount::umount_detach(&target)?;
     Ok(Stacking::OptionString)
 }
