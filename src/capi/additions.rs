@@ -111,7 +111,8 @@ pub unsafe extern "C" fn graphdriver_get_layer_usage(id: *const c_char, bytes: *
 /// Tells what went wrong last on the calling thread: what failed, on what, why, and what to do.
 ///
 /// @return a text, "" if nothing failed yet; never NULL. It belongs to the library and is valid until the next failure on this
-///         thread or the thread's end.
+///         thread or the thread's end; one of a call made inside a callback of a failure, until that callback returns. What fails
+///         inside such a callback does not replace the text of the failure that it was called for.
 #[unsafe(no_mangle)]
 pub extern "C" fn graphdriver_last_error() -> *const c_char {
     report::last()

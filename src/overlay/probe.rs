@@ -1,7 +1,7 @@
 //! What the kernel and the filesystem under home can do, found out by trying.
 
 use super::layout::{Home, LINKS, STAGE, random_name};
-use crate::error::errno::EROFS;
+use crate::error::errno::{EINVAL, ENODEV, EROFS};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs;
@@ -73,10 +73,7 @@ fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
     let inside = fs::open_dir_at(dir, stage)?;
     make_parts(&inside)?;
     let base = super::mount::base_for(home, dir, stage.len() + "/merged".len()).join(stage);
-    match try_one_by_one(&base) {
-        Some(Ok(())) => Ok(Stacking::OneByOne),
-        _ => try_mount(home, stage),
-    }
+    if takes_one_by_one(&base) { Ok(Stacking::OneByOne) } else { try_mount(home, stage) }
 }
 
 /// Tries it on a filesystem in memory that is mounted nowhere.
@@ -88,20 +85,18 @@ fn probe_kernel() -> Result<Stacking> {
     memory.create()?;
     let mounted = memory.mount(0)?;
     make_parts(&mounted)?;
-    match try_one_by_one(Path::new(&format!("/proc/thread-self/fd/{}", mounted.as_raw_fd()))) {
-        Some(Ok(())) => Ok(Stacking::OneByOne),
-        _ => Ok(Stacking::OptionString),
-    }
+    let base = format!("/proc/thread-self/fd/{}", mounted.as_raw_fd());
+    Ok(if takes_one_by_one(Path::new(&base)) { Stacking::OneByOne } else { Stacking::OptionString })
 }
 
 fn make_parts(dir: &OwnedFd) -> Result<()> {
     ["lower", "upper", "work", "merged"].iter().try_for_each(|name| fs::make_dir_at(dir, name, 0o700))
 }
 
-/// Configures an overlay of the parts in `base` with each lower on its own; `None` where the kernel cannot be asked.
-fn try_one_by_one(base: &Path) -> Option<Result<()>> {
+/// Whether an overlay can be configured of the parts in `base` with each lower on its own.
+fn takes_one_by_one(base: &Path) -> bool {
     let part = |name: &str| base.join(name).into_os_string();
-    let context = newmount::Context::open("overlay").ok()?;
+    let Ok(context) = newmount::Context::open("overlay") else { return false };
     // A kernel that does not know the first option says so at once; before Linux 6.5 only at the end, as overlayfs does not
     // look at its options until then.
     let made = context
@@ -109,7 +104,7 @@ fn try_one_by_one(base: &Path) -> Option<Result<()>> {
         .and_then(|()| context.string("upperdir", part("upper")))
         .and_then(|()| context.string("workdir", part("work")))
         .and_then(|()| context.create());
-    Some(made)
+    made.is_ok()
 }
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.
@@ -124,7 +119,10 @@ fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
         return Err(Error::new(Kind::Limit, "the path of home is too long"));
     }
     let target = base.join("merged");
-    mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data)?;
+    let mounted = mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data);
+    // A kernel without overlayfs, or a filesystem that it does not take: no argument of the caller's is invalid.
+    let refused = |e: Error| if [ENODEV, EINVAL].contains(&e.errno()) { e.with_kind(Kind::Unsupported) } else { e };
+    mounted.map_err(refused)?;
     mount::umount_detach(&target)?;
     Ok(Stacking::OptionString)
 }
