@@ -18,6 +18,7 @@ impl Overlay {
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
         layer.check_finished()?;
+        self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let was_empty = is_empty(&diff)?;
         layer.set_unfinished()?;

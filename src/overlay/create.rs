@@ -61,11 +61,12 @@ impl Overlay {
     fn build(&self, home: &OwnedFd, stage: &str, id: &LayerId, plan: &Plan) -> Result<()> {
         let dir = fs::open_dir_at(home, stage)?;
         if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
-            quota.limit(dir.as_fd(), plan.limits)?;
+            quota.limit(home.as_fd(), dir.as_fd(), plan.limits)?;
         }
         let link = new_link(home, id)?;
         let publish = || fs::rename_new_at(home, stage, home, id);
-        let built = self.fill(&dir, &link, plan).and_then(|()| quota::renaming(home.as_fd(), OsStr::new(stage), publish));
+        let names = [OsStr::new(stage)];
+        let built = self.fill(&dir, &link, plan).and_then(|()| quota::renaming(home.as_fd(), &names, publish));
         built.map_err(|e| match fs::remove_file_at(home, link.path()) {
             Ok(()) => e,
             Err(other) => e.and_also(other),
@@ -92,19 +93,20 @@ impl Overlay {
         if self.options.durable { fs::fsync(dir, "layer directory") } else { Ok(()) }
     }
 
-    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options.
+    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options. Limits
+    /// that would not be enforced at this moment are refused.
     fn limits_for(&self, access: Access, options: &mut CreateOptions) -> Result<Limits> {
-        match (access, &self.quota) {
-            (Access::ReadOnly, _) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadOnly, _) => {
-                Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers"))
-            }
-            (Access::ReadWrite, Ok(_)) => quota::limits(&mut options.storage_opt, self.options.limits),
-            (Access::ReadWrite, Err(_)) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadWrite, Err(why)) => {
-                let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
-                Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
-            }
+        match access {
+            Access::ReadOnly if options.storage_opt.is_empty() => Ok(Limits::default()),
+            Access::ReadOnly => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
+            Access::ReadWrite if options.storage_opt.is_empty() && self.options.limits.is_none() => Ok(Limits::default()),
+            Access::ReadWrite => match self.why_unlimited() {
+                None => quota::limits(&mut options.storage_opt, self.options.limits),
+                Some(why) => {
+                    let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
+                    Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
+                }
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use crate::backing;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts;
-use crate::quota::Control;
+use crate::quota::{self, Control};
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use std::ffi::OsStr;
@@ -97,31 +97,44 @@ fn make_private(path: &Path) -> Result<()> {
     mount::mount(nothing, path, "", Flags::MS_PRIVATE, nothing)
 }
 
-/// Project quota, or why there is none; that is an error only if the configuration has limits.
+/// Project quota, or why there can be none. That limits are not enforced is an error only if the configuration has some.
 fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
-    match Control::probe(home.as_fd(), path) {
-        Err(e) if !options.limits.is_none() => Err(e.context(match backing_fs {
-            "xfs" | "extfs" => "Storage option overlay.size not supported. Filesystem does not support Project Quota",
-            _ => "Storage option overlay.size only supported for backingFS XFS or ext4.",
-        })),
-        Err(e) => {
+    let cannot_limit = |e: Error| match backing_fs {
+        _ if options.limits.is_none() => {
             log::info!("layers of '{}' cannot be limited: {e}", path.display());
-            Ok(Err(e))
+            Ok(e)
         }
-        found => Ok(found),
+        "xfs" | "extfs" => {
+            Err(e.context("Storage option overlay.size not supported. Filesystem does not support Project Quota"))
+        }
+        _ => Err(e.context("Storage option overlay.size only supported for backingFS XFS or ext4.")),
+    };
+    match Control::probe(home.as_fd(), path) {
+        Err(e) => cannot_limit(e).map(Err),
+        Ok(quota) => match quota.check_enforced(home.as_fd()) {
+            Err(e) => cannot_limit(e).map(|_| Ok(quota)),
+            Ok(()) => Ok(Ok(quota)),
+        },
     }
 }
 
-/// Deletes what a crash left half made or half deleted.
+/// Deletes what a crash left half made or half deleted, and lowers limits that were raised for the moment of a mount.
 fn sweep_leftovers(home: &Home, dir: &OwnedFd, quota: Option<&Control>) -> Result<()> {
-    let mut leftovers = Vec::new();
+    let (mut leftovers, mut notes) = (Vec::new(), Vec::new());
     fs::each_entry(dir, |entry| {
         let name = entry.name.as_bytes();
         if name.starts_with(STAGE.as_bytes()) || name.starts_with(TRASH.as_bytes()) {
             leftovers.push(entry.name);
+        } else if quota::is_note(&entry.name) {
+            notes.push(entry.name);
         }
         Ok(())
     })?;
+    for note in notes {
+        if let Some(Err(e)) = quota.map(|quota| quota.settle_note(dir.as_fd(), &note)) {
+            log::warn!("limits stay raised as a crash left them, until the layer is next mounted: {e}");
+        }
+    }
     for name in leftovers {
         // The probe of older kernels mounts there for a moment.
         let detached = mount::umount_detach(&home.real.join(&name).join(MERGED));

@@ -10,7 +10,7 @@
 //! <home>/<id>/merged/    where the layer is mounted
 //! ```
 //! iSulad's C module, Docker and containers/storage use the same form. A name in home that starts with a dot is ours while
-//! something is being made or deleted; the next start sweeps it.
+//! something is being made or deleted, or has its limit raised (`quota::room`); the next start sweeps it.
 
 use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};

@@ -33,7 +33,7 @@ struct Overlay {
     options: Options,
     stacking: Stacking,
     backing_fs: String,
-    /// Project quota on the filesystem of home, or why there is none.
+    /// Project quota on the filesystem of home, or why it can never have any.
     quota: Result<Control>,
     /// Operations on one layer take turns.
     locks: Locks,

@@ -26,6 +26,7 @@ impl Overlay {
         let dir = self.home.open()?;
         let layer = Layer::open(&dir, id)?;
         layer.check_finished()?;
+        self.before_use(&dir, &layer);
         let words = self.words(options);
         let merged = self.home.path(id, MERGED);
         if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
@@ -33,10 +34,10 @@ impl Overlay {
         }
         let target = self.home.mount_point(id);
         let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers: layer.lowers()?, words, target: &target };
-        match self.with_room(&layer, || stack.mount(self.stacking)) {
+        match self.with_room(&dir, &layer, || stack.mount(self.stacking)) {
             Err(e) if e.kind() == Kind::NotFound && self.restore_links(&dir)? > 0 => {
                 log::warn!("restored links of layers below '{id}'");
-                self.with_room(&layer, || stack.mount(self.stacking))
+                self.with_room(&dir, &layer, || stack.mount(self.stacking))
             }
             outcome => outcome,
         }
@@ -45,10 +46,17 @@ impl Overlay {
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
-    fn with_room(&self, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn with_room(&self, dir: &OwnedFd, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
         match &self.quota {
-            Ok(quota) => quota.with_room(layer.as_fd(), mount),
+            Ok(quota) => quota.with_room(dir.as_fd(), layer.as_fd(), mount),
             Err(_) => mount(),
+        }
+    }
+
+    /// What a crash left of the layer's limit is put right, and one that is not enforced is told in the log.
+    pub(super) fn before_use(&self, dir: &OwnedFd, layer: &Layer) {
+        if let Ok(quota) = &self.quota {
+            quota.before_use(dir.as_fd(), layer.as_fd(), layer.id.as_str());
         }
     }
 

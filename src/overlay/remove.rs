@@ -30,7 +30,7 @@ impl Overlay {
     pub(super) fn discard(&self, home: &OwnedFd, id: &LayerId) -> Result<()> {
         let link = Layer::open(home, id).and_then(|layer| layer.link());
         let trash = format!("{TRASH}{}", random_name()?);
-        quota::renaming(home.as_fd(), id.as_ref(), || fs::rename_at(home, id, home, &trash))?;
+        quota::renaming(home.as_fd(), &[id.as_ref()], || fs::rename_at(home, id, home, &trash))?;
         match link {
             Ok(link) => remove_link(home, &link, id)?,
             Err(e) => log::warn!("the link of layer '{id}' is unknown and stays until the next start: {e}"),
@@ -44,7 +44,10 @@ impl Overlay {
 /// nothing can be written, and a crash before leaves the directory to tell the next start which limit that was.
 pub(super) fn delete(home: &OwnedFd, name: &OsStr, quota: Option<&Control>) -> Result<()> {
     if let (Some(quota), Ok(dir)) = (quota, fs::open_dir_at(home, name)) {
-        let cleared = tree::empty(dir.as_fd()).and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
+        let cleared = quota
+            .reclaim(home.as_fd(), dir.as_fd())
+            .and_then(|()| tree::empty(dir.as_fd()))
+            .and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
         if let Err(e) = cleared {
             log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
         }
