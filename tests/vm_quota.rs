@@ -275,7 +275,8 @@ fn a_thousand_layers_have_a_thousand_ids(kind: &Kind) {
     timed("quota's part of it", &mut || {
         use std::os::fd::AsFd;
         let home = fs::File::open(w.home()).unwrap();
-        drop(graphdriver::quota::Control::probe(home.as_fd(), &w.home()).unwrap());
+        let quota = graphdriver::quota::Control::probe(home.as_fd(), &w.home()).unwrap();
+        quota.check_enforced(home.as_fd()).unwrap();
     });
     timed("first layer", &mut || drop(w.create("first", &[]).unwrap()));
     timed("second layer", &mut || drop(w.create("second", &[]).unwrap()));
