@@ -41,6 +41,7 @@ on_both! {
     a_crash_in_a_rename_leaks_nothing
     a_crash_in_an_exchange_leaks_nothing
     an_exchange_works_where_home_hands_on_its_project
+    full_layers_are_exchanged_and_removed_where_home_hands_on_its_project
     leftovers_in_the_project_of_home_are_known_by_what_is_inside
     the_project_of_home_is_never_taken_for_a_layers
     projects_of_another_filesystem_mean_nothing_here
@@ -513,6 +514,25 @@ fn an_exchange_works_where_home_hands_on_its_project(kind: &Kind) {
     // One that fails changes nothing.
     assert_eq!(swap("b", "missing").unwrap_err().errno(), libc::ENOENT);
     assert_eq!(w.project("b"), a);
+}
+
+fn full_layers_are_exchanged_and_removed_where_home_hands_on_its_project(kind: &Kind) {
+    let w = handing_on(kind);
+    for id in ["a", "b"] {
+        w.create(id, &[]).unwrap();
+        w.fill(id, "large");
+    }
+    let (a, b) = (w.project("a"), w.project("b"));
+    let home = File::open(w.home()).unwrap();
+    let exchange = || renamed(&home, "a", "b", RenameFlags::RENAME_EXCHANGE);
+    let (done, lines) = warnings(|| renaming(home.as_fd(), &[OsStr::new("a"), OsStr::new("b")], exchange));
+    done.unwrap();
+    assert_eq!((w.project("a"), w.project("b"), lines), (b, a, vec![]));
+    for id in ["a", "b"] {
+        w.subject.mount(id, &[]).unwrap();
+        assert_eq!(warnings(|| w.subject.remove(id).unwrap()).1, Vec::<String>::new());
+    }
+    assert_eq!(limited(&w.store.root()), BTreeSet::new());
 }
 
 fn leftovers_in_the_project_of_home_are_known_by_what_is_inside(kind: &Kind) {
