@@ -184,9 +184,9 @@ fn run_on(archive: &[u8], whiteouts: Whiteouts, target: &Path, fault: Option<&Fa
     how.sync = true;
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
-            let opened = std::fs::File::open(target).unwrap();
+            let (opened, nowhere) = (std::fs::File::open(target).unwrap(), archive_support::nowhere());
             fault.map(install);
-            archive_support::unpack_from(&mut &*archive, std::os::fd::AsFd::as_fd(&opened), &how).map(drop)
+            graphdriver::archive::unpack(&mut &*archive, opened.as_fd(), nowhere.as_fd(), &how, &|| Ok(())).map(drop)
         });
         run.join().unwrap()
     })
@@ -288,9 +288,10 @@ fn every_single_failing_call_is_an_error_or_changes_nothing() {
                 let (send, listener) = std::sync::mpsc::channel();
                 let (archive, how, target) = (&archive, &how, &target);
                 let run = scope.spawn(move || {
-                    let opened = std::fs::File::open(target).unwrap();
+                    let (opened, nowhere) = (std::fs::File::open(target).unwrap(), archive_support::nowhere());
                     send.send(listen()).unwrap();
-                    archive_support::unpack_from(&mut archive.as_slice(), opened.as_fd(), how).map(drop)
+                    let (opened, nowhere) = (opened.as_fd(), nowhere.as_fd());
+                    graphdriver::archive::unpack(&mut archive.as_slice(), opened, nowhere, how, &|| Ok(())).map(drop)
                 });
                 let answered = answer(&listener.recv().unwrap(), fail);
                 (run.join().unwrap(), answered)
