@@ -6,20 +6,22 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!      archive  quota  tree  mounts  backing  options  locks  id
+//!      archive  quota  tree  mounts  backing  options  lease  locks  undo  worker  id
 //!                                                   │
 //!                                                  sys
-//!               error, log: used by all, use nothing
+//!               error, log, cancel: used by all, use nothing
 //! ```
 
 pub mod archive;
 mod backing;
+pub mod cancel;
 pub mod capi;
 pub mod devmapper;
 pub mod driver;
 pub mod error;
 pub mod graph;
 pub mod id;
+pub mod lease;
 pub mod locks;
 pub mod log;
 pub mod mounts;
@@ -28,3 +30,5 @@ pub mod overlay;
 pub mod quota;
 mod sys;
 pub mod tree;
+pub mod undo;
+pub mod worker;

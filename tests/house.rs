@@ -9,20 +9,33 @@ const MAX_LINES: usize = 700;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("log", &[]),
+    ("cancel", &[]),
     ("sys", &[]),
     ("id", &[]),
     ("options", &[]),
-    // The vocabulary of drivers names ids, and nothing below.
-    ("driver", &["id"]),
+    // The vocabulary of drivers: of what is below only types, as parts of its own.
+    ("driver", &["id", "archive", "tree", "cancel"]),
     ("backing", &[]),
     ("locks", &[]),
-    ("tree", &["sys", "driver"]),
+    ("undo", &[]),
+    ("worker", &["locks", "sys"]),
+    ("lease", &["id", "locks", "sys"]),
+    ("tree", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree"]),
-    ("overlay", &["archive", "backing", "locks", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("devmapper", &["archive", "backing", "locks", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("graph", &["overlay", "devmapper", "driver"]),
+    ("archive", &["sys", "tree", "cancel"]),
+    (
+        "overlay",
+        &[
+            "archive", "backing", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id", "driver",
+            "sys",
+        ],
+    ),
+    (
+        "devmapper",
+        &["archive", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver", "sys"],
+    ),
+    ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
 

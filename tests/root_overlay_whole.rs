@@ -109,7 +109,7 @@ fn root_leftovers_are_replaced_and_the_rest_is_not() {
         before.fill("gutted", None, one("old"));
         before.process.kill();
     });
-    set_xattr(&w.layer("unfinished"), common::overlay::UNFINISHED, "y");
+    set_xattr(&w.layer("unfinished"), common::overlay::UNFINISHED, "first");
     fs::remove_dir_all(w.layer("gutted/diff")).unwrap();
     for id in ["parent", "container", "mounted"] {
         assert_eq!(errno(w.subject.create_ro(id, None)), Errno::EEXIST, "{id}");

@@ -6,16 +6,16 @@ use super::filesystem::{Filesystem, Superblock};
 use super::record::Device;
 use super::store::make_dir;
 use super::transaction::with_cleanup;
-use crate::archive::{self, Limits, Options, Whiteouts};
-use crate::driver::MountOptions;
+use crate::archive::{self, Options, Whiteouts};
+use crate::driver::{MountOptions, Unpack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::mounts::{self, Words};
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -64,7 +64,7 @@ fn grow_mounted(devices: &Devices, device: &Device, target: &Path) -> Result<()>
 
 impl Shared {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let device = self.usable(id.as_str())?;
         let words = self.words(options);
         if !self.is_mounted(id)? {
@@ -100,7 +100,7 @@ impl Shared {
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         mount::umount_detach(&self.mount_point(id.as_str()))?;
         match self.devices.find(id.as_str())? {
             Some(device) => self.devices.deactivate(&device),
@@ -112,6 +112,11 @@ impl Shared {
     pub(super) fn take_off(&self, device: &Device) -> Result<()> {
         mount::umount_detach(&self.mount_point(&device.hash))?;
         self.devices.deactivate(device)
+    }
+
+    /// A directory for the root of threads that unpack.
+    fn nowhere(&self) -> Result<OwnedFd> {
+        fs::make_nowhere(&self.mnt, format!(".nowhere-{:016x}", u64::from_ne_bytes(fs::random()?)))
     }
 
     pub(super) fn is_mounted(&self, id: &LayerId) -> Result<bool> {
@@ -149,24 +154,27 @@ impl Shared {
     }
 
     /// Unpacks an archive. The layer is marked meanwhile, and stays so if that fails: a snapshot cannot be emptied again.
-    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+    pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
-        self.with_root(&device, id, |root| unpack(content, &root, size))
+        self.with_root(&device, id, |root| unpack(request, &root, &self.nowhere()?, &self.options))
             .map_err(|e| self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew"))?;
         self.devices.save(device)
     }
 }
 
 /// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
-fn unpack(content: &mut dyn Read, root: &OwnedFd, size: Option<&mut u64>) -> Result<()> {
+fn unpack(request: Unpack<'_>, root: &OwnedFd, nowhere: &OwnedFd, configured: &super::options::Options) -> Result<()> {
     // Its own change of attributes tells the time as this filesystem's clock has it.
     fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
     let start = fs::stat_fd(root)?.changed;
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits: Limits::default(), sync: true };
-    archive::unpack(content, root.as_fd(), &options)?;
-    if let Some(size) = size {
+    let limits = request.limits.unwrap_or_else(|| configured.archive.clone());
+    let cancel = request.cancel;
+    let options =
+        Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, below: archive::Below::default(), cancel };
+    archive::unpack(request.content, root.as_fd(), nowhere.as_fd(), &options, &|| Ok(()))?;
+    if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
     }
     Ok(())
