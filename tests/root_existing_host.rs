@@ -246,8 +246,10 @@ fn root_an_empty_list_of_parents_is_found_and_repaired() {
     });
 }
 
+type Damage = (&'static str, fn(&Host));
+
 /// What tools, power cuts and people do to such a store.
-const DAMAGE: &[(&str, fn(&Host))] = &[
+const DAMAGE: &[Damage] = &[
     ("a copy without empty directories", |host| {
         fs::remove_dir(host.layer(BASE).join("empty")).unwrap();
         for id in [BASE, CHILD, CONTAINER] {

@@ -63,9 +63,7 @@ fn two_callbacks_that_each_want_the_others_layer(subject: &dyn Subject) {
     });
 }
 
-/// As a daemon starts a container's process: it outlives the daemon for a while.
+/// As a daemon starts a container's process: it outlives the daemon, here for a while.
 fn start_a_program_that_stays(_: &dyn Subject) {
-    let mut command = std::process::Command::new("sleep");
-    command.arg("20").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.spawn().unwrap();
+    super::run(std::process::Command::new("sh").args(["-c", "sleep 20 < /dev/null > /dev/null 2>&1 &"]));
 }
