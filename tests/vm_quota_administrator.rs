@@ -30,6 +30,7 @@ on_both! {
     a_layer_whose_grace_is_over_is_mounted_and_stays_refused
     limits_raised_at_a_crash_are_lowered_by_the_next_start
     limits_raised_at_a_crash_are_lowered_by_the_next_mount
+    limits_raised_at_a_crash_are_known_again_when_they_come_from_disk
     limits_set_after_a_crash_are_kept
     a_note_of_a_removed_layer_goes_with_it
     enforcement_switched_off_is_noticed_at_once
@@ -257,6 +258,21 @@ fn limits_raised_at_a_crash_are_lowered_by_the_next_mount(kind: &Kind) {
     assert_ne!(w.limits("a"), [0, 512, 0, 0]);
     w.subject.mount("a", &[]).unwrap();
     assert_eq!((w.limits("a"), w.notes()), ([0, 512, 0, 0], BTreeSet::new()));
+}
+
+fn limits_raised_at_a_crash_are_known_again_when_they_come_from_disk(kind: &Kind) {
+    let w = World::new(kind, &[]);
+    w.create("a", &[("size", "4M")]).unwrap();
+    // Quota files have units of their own: of 1 KiB, or of a block.
+    w.set_limits("a", [2051, 4099, 0, 7]);
+    let before = w.limits("a");
+    let (control, home, layer) = w.control("a");
+    killed(|| drop(control.with_room::<()>(home.as_fd(), layer.as_fd(), || die())));
+    drop((control, home, layer));
+    let raised = w.limits("a");
+    assert_ne!(raised, before);
+    let w = w.remounted("prjquota", &[]);
+    assert_eq!((w.limits("a"), w.notes()), (before, BTreeSet::new()));
 }
 
 fn limits_set_after_a_crash_are_kept(kind: &Kind) {
