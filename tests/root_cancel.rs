@@ -7,7 +7,7 @@ mod common;
 use archive_support::{Item, Scratch, file, options, tar};
 use common::subject::{C, Subject};
 use common::{Store, run};
-use graphdriver::archive::{self, Whiteouts};
+use graphdriver::archive::Whiteouts;
 use graphdriver::cancel::Cancel;
 use graphdriver::capi;
 use graphdriver::driver::{Access, CreateOptions, MountOptions, Unpack};
@@ -61,7 +61,7 @@ fn an_unpack_ends_with_the_read_in_which_it_was_cancelled() {
                 // One that closes its source to be quick is told the same.
                 if failing && turn == 100 { Err(io::Error::from_raw_os_error(libc::EBADF)) } else { Ok(endless(into)) }
             });
-            let error = archive::unpack(&mut source, target.as_fd(), &how).unwrap_err();
+            let error = archive_support::unpack_from(&mut source, target.as_fd(), &how).unwrap_err();
             assert!(is_cancelled(&error) && source.0 == 100, "{}", source.0);
         }
     }
@@ -74,7 +74,7 @@ fn nothing_is_read_or_placed_once_it_is_cancelled() {
     let how = options(Whiteouts::Overlay);
     how.cancel.request();
     let mut source = Source(0, |_, into: &mut [u8]| Ok(endless(into)));
-    assert!(is_cancelled(&archive::unpack(&mut source, target.as_fd(), &how).unwrap_err()));
+    assert!(is_cancelled(&archive_support::unpack_from(&mut source, target.as_fd(), &how).unwrap_err()));
     assert_eq!((source.0, std::fs::read_dir(&scratch.0).unwrap().count()), (0, 0));
 }
 
@@ -99,7 +99,7 @@ fn what_was_read_already_is_not_placed_any_more() {
         Ok(endless(into))
     });
     freeze("--freeze");
-    assert!(is_cancelled(&archive::unpack(&mut source, target.as_fd(), &how).unwrap_err()));
+    assert!(is_cancelled(&archive_support::unpack_from(&mut source, target.as_fd(), &how).unwrap_err()));
     assert!(std::fs::read_dir(&dir).unwrap().count() <= 1);
 }
 
