@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::lock;
 use crate::sys::fs::{self, Stat};
-use crate::sys::process::{lock_exclusive, lock_holder};
+use crate::sys::process::{lock_exclusive, lock_holder, unlock};
 use crate::sys::xattr;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -29,7 +29,7 @@ type Inode = (u64, u64);
 #[derive(Debug)]
 pub struct Lease {
     /// Holds the lock.
-    _dir: OwnedFd,
+    dir: OwnedFd,
     home: Inode,
     told: Arc<Told>,
 }
@@ -59,7 +59,7 @@ impl Lease {
         if is_new {
             *told = Arc::default(); // another directory had the inode before
         }
-        Ok(Lease { _dir: dir, home: key, told: Arc::clone(told) })
+        Ok(Lease { dir, home: key, told: Arc::clone(told) })
     }
 
     /// Whether this is the lease of the directory `home`, by whatever path.
@@ -85,6 +85,13 @@ impl Lease {
     #[must_use]
     pub fn was_told(&self, id: &LayerId) -> bool {
         lock(&self.told).contains(id)
+    }
+}
+
+/// Closing the descriptor would not do: children that the host has forked since may have it.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        unlock(&self.dir);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, LOWER, Layer, STAGE, Unfinished, look, owner_of};
+use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
@@ -100,17 +100,8 @@ impl Shared {
 
     /// The layer's root hides everything below: it becomes one without parents.
     fn cut_off<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
-        let lowers = layer.own_lowers()?.unwrap_or_default();
         layer.set_root_opaque()?;
         undo.with(|| layer.set_root_transparent());
-        if lowers.0.is_empty() {
-            return Ok(());
-        }
-        let had_empty = layer.has_dir(EMPTY)?;
-        undo.with(move || {
-            self.replace(layer, LOWER, &lowers.to_text())?;
-            if had_empty { Ok(()) } else { fs::remove_dir_at(layer, EMPTY) }
-        });
-        self.make_base(layer)
+        self.make_base(layer, undo)
     }
 }

@@ -14,7 +14,7 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::ENOTDIR;
+use crate::error::errno::{EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -58,7 +58,7 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 /// No `link` file is longer; readers accept the names of other tools.
 const MAX_LINK: usize = 255;
 /// Overlayfs stacks at most 500 lowers; names of other tools may be long.
-const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
+pub(super) const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
 
 /// How far an unpack got that did not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,10 +195,11 @@ impl Layer {
         self.part(read.and_then(|content| LinkId::parse(&content)))
     }
 
-    /// A part of a layer that is missing is damage, and must not be told as "no such layer".
+    /// A part of a layer that is missing, or something else, is damage, and must not be told as "no such layer".
     fn part<T>(&self, outcome: Result<T>) -> Result<T> {
+        let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP].contains(&e.errno());
         outcome
-            .map_err(|e| if fs::is_absent(&e) { e.with_kind(Kind::Corrupt) } else { e })
+            .map_err(|e| if is_damage(&e) { e.with_kind(Kind::Corrupt) } else { e })
             .context(|| format!("layer '{}'", self.id))
     }
 
@@ -218,7 +219,7 @@ impl Layer {
             Err(e) if fs::is_absent(&e) => Ok(self.has_dir(EMPTY)?.then(Lowers::default)),
             Err(e) => Err(e),
         };
-        read.context(|| format!("layer '{}'", self.id))
+        self.part(read)
     }
 
     /// Who may write into it, as it was made; `None` for a layer of the C module, which keeps no note of that.

@@ -99,6 +99,7 @@ fn lacks_parts(layer: &Layer) -> Result<bool> {
     Ok(!whole)
 }
 
-fn holds_nothing(layer: &Layer) -> Result<bool> {
+/// Whether there is no content in it.
+pub(super) fn holds_nothing(layer: &Layer) -> Result<bool> {
     if layer.has_dir(DIFF)? { fs::is_empty_dir(layer.diff()?) } else { Ok(true) }
 }

@@ -61,7 +61,7 @@ impl Shared {
     }
 
     /// Makes the names in `l/` of all layers that lack theirs, but for the one that is held already; returns how many.
-    pub(super) fn restore_links(&self, home: &OwnedFd, held: &LayerId) -> Result<usize> {
+    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<usize> {
         let mut missing = Vec::new();
         each_layer(home, |layer| {
             let leads = |link: &LinkId| fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(&layer.id));
@@ -71,9 +71,10 @@ impl Shared {
             Ok(())
         })?;
         let mut restored = 0;
-        for id in missing.iter().filter(|id| *id != held) {
-            // A layer that is being worked on has its link, or is about to lose it.
-            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]) else { continue };
+        for id in missing.iter().filter(|id| Some(*id) != held) {
+            // Shared is enough against those who remove it or change its link; several who restore it make the same. A layer that is
+            // held exclusively has its link, or is about to lose it.
+            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]) else { continue };
             let Some(layer) = Layer::find(home, id)? else { continue };
             // One damaged layer must not keep the others from being mended.
             match layer.link().and_then(|link| restore(home, &link, id)) {

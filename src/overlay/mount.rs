@@ -102,7 +102,7 @@ impl Shared {
             return Ok(false);
         }
         let furnished = self.furnish(home, layer)?;
-        Ok(self.restore_links(home, &layer.id)? > 0 || furnished)
+        Ok(self.restore_links(home, Some(&layer.id))? > 0 || furnished)
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.

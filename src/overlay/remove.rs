@@ -157,6 +157,8 @@ impl Shared {
     fn sweep(&self, home: &OwnedFd, stop: &dyn Fn() -> bool) -> Result<bool> {
         let unfinished = self.sweep_unfinished(home, stop)?;
         let links = self.sweep_links(home)?;
+        // The C module, for one, wants them.
+        self.restore_links(home, None)?;
         Ok(unfinished && links)
     }
 }

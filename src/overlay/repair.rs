@@ -1,12 +1,13 @@
 //! Mending a layer: its link, its list of lowers, and the directories that hold nothing of anybody's.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MERGED, WORK, find, random_name};
+use super::layout::{DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, random_name};
 use super::links;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
+use crate::undo::{self, Undo};
 use std::os::fd::OwnedFd;
 
 impl Shared {
@@ -19,13 +20,15 @@ impl Shared {
             let what = format!("layer '{id}' has lost its content, '{}'", self.home.path(id, DIFF).display());
             return Err(Error::new(Kind::Corrupt, what).hint("restore the directory, or remove the layer and make it anew"));
         }
-        self.mend_link(&home, &layer)?;
-        self.mend_lowers(&home, &layer, parent)?;
-        self.furnish(&home, &layer).map(drop)
+        undo::all_or_nothing(|undo| {
+            self.mend_link(&home, &layer, undo)?;
+            self.mend_lowers(&home, &layer, parent, undo)?;
+            self.furnish(&home, &layer).map(drop)
+        })
     }
 
     /// A layer whose note of its own link is lost gets the link by which others know it, or a new one.
-    fn mend_link(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
+    fn mend_link<'a>(&'a self, home: &OwnedFd, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
         let id = &layer.id;
         match layer.link().and_then(|link| links::restore(home, &link, id)) {
             Err(e) if e.kind() == Kind::Corrupt => log::warn!("{e}"),
@@ -40,13 +43,19 @@ impl Shared {
             None => super::create::new_link(home, id)?,
         };
         log::warn!("layer '{id}' is given back its link '{}'", link.as_str());
-        self.replace(layer, LINK, link.as_str())
+        self.replace(layer, LINK, link.as_str(), undo)
     }
 
     /// Makes the list of lowers good: from what is still known, else from the parent that the caller names.
-    fn mend_lowers(&self, home: &OwnedFd, layer: &Layer, parent: Option<&LayerId>) -> Result<()> {
+    fn mend_lowers<'a>(
+        &'a self,
+        home: &OwnedFd,
+        layer: &'a Layer,
+        parent: Option<&LayerId>,
+        undo: &mut Undo<'a>,
+    ) -> Result<()> {
         if layer.is_root_opaque()? {
-            return self.make_base(layer);
+            return self.make_base(layer, undo);
         }
         let own = self.known_lowers(layer.own_lowers())?;
         if let Some(own) = own.filter(|own| !own.0.is_empty()) {
@@ -68,10 +77,10 @@ impl Shared {
             None => self.as_children_say(home, layer)?.unwrap_or_default(),
         };
         if lowers.0.is_empty() {
-            return self.make_base(layer);
+            return self.make_base(layer, undo);
         }
         log::warn!("layer '{}' is given back its parents", layer.id);
-        self.replace(layer, LOWER, &lowers.to_text())
+        self.replace(layer, LOWER, &lowers.to_text(), undo)
     }
 
     /// The list of lowers, `None` where it is damaged.
@@ -88,13 +97,13 @@ impl Shared {
         if lowers.0.iter().all(reachable) {
             return Ok(true);
         }
-        self.restore_links(home, held)?;
+        self.restore_links(home, Some(held))?;
         Ok(lowers.0.iter().all(reachable))
     }
 
-    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if all directories
-    /// are missing that are empty in a base layer that was never mounted: tools that skip empty directories leave that. Anything
-    /// else is damage, since taking it for a base layer would mount it without its parents.
+    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
+    /// lacks all directories that are empty in such a layer: tools that skip empty directories leave that. Anything else is damage,
+    /// since taking it for a base layer would mount it without its parents.
     pub(super) fn lowers_of(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
         if let Some(lowers) = layer.own_lowers()? {
             return Ok(lowers);
@@ -102,7 +111,7 @@ impl Shared {
         if let Some(lowers) = self.as_children_say(home, layer)? {
             return Ok(lowers);
         }
-        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? {
+        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !super::leftover::holds_nothing(layer)? {
             return Ok(Lowers::default());
         }
         let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
@@ -135,21 +144,43 @@ impl Shared {
     }
 
     /// Makes the layer one without parents.
-    pub(super) fn make_base(&self, layer: &Layer) -> Result<()> {
+    pub(super) fn make_base<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
         if !layer.has_dir(EMPTY)? {
             fs::make_dir_at(layer, EMPTY, 0o700)?;
+            undo.with(move || fs::remove_dir_at(layer, EMPTY));
         }
-        match fs::remove_file_at(layer, LOWER) {
-            Err(e) if fs::is_absent(&e) => Ok(()),
-            Ok(()) if self.options.durable => fs::fsync(layer, "layer directory"),
-            outcome => outcome,
-        }
+        let Some(before) = content(layer, LOWER)? else { return Ok(()) };
+        fs::remove_file_at(layer, LOWER)?;
+        undo.with(move || self.write(layer, LOWER, &before));
+        if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
     }
 
     /// Writes one of the layer's small files anew.
-    pub(super) fn replace(&self, layer: &Layer, name: &str, content: &str) -> Result<()> {
+    fn replace<'a>(&'a self, layer: &'a Layer, name: &'static str, new: &str, undo: &mut Undo<'a>) -> Result<()> {
+        let before = content(layer, name)?;
+        // Recorded first: it may fail when the new one is there, but not yet safe.
+        undo.with(move || match &before {
+            Some(before) => self.write(layer, name, before),
+            None => match fs::remove_file_at(layer, name) {
+                Err(e) if !fs::is_absent(&e) => Err(e),
+                _ => Ok(()),
+            },
+        });
+        self.write(layer, name, new.as_bytes())
+    }
+
+    fn write(&self, layer: &Layer, name: &str, content: &[u8]) -> Result<()> {
         let staging = format!(".tmp-{name}-{}", &random_name()?[..10]);
-        fs::replace_at(layer, name, &staging, content.as_bytes(), 0o644, self.options.durable)
+        fs::replace_at(layer, name, &staging, content, 0o644, self.options.durable)
             .context(|| format!("layer '{}'", layer.id))
+    }
+}
+
+/// What one of the layer's small files holds, good or bad; `None` if there is none.
+fn content(layer: &Layer, name: &str) -> Result<Option<Vec<u8>>> {
+    match fs::read_at(layer, name, MAX_LOWER) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if fs::is_absent(&e) => Ok(None),
+        Err(e) => Err(e.context(format!("layer '{}'", layer.id))),
     }
 }

@@ -9,7 +9,7 @@ use crate::log;
 use crate::quota::Control;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 impl Shared {
     /// Whether removing the layer would lose anything: damage can be mended, or at least be looked at. Nothing is written, and no
@@ -51,7 +51,15 @@ impl Shared {
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
         id.check_free(&super::layout::RESERVED)?;
         let home = self.home.open()?;
-        let diff = Layer::open(&home, id)?.diff()?;
+        let layer = Layer::open(&home, id)?;
+        self.measure(&home, &layer).map_err(|e| match Layer::find(&home, id) {
+            Ok(None) => e.with_kind(Kind::NotFound), // removed meanwhile: nobody waits for a long measurement
+            _ => e,
+        })
+    }
+
+    fn measure(&self, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
+        let diff = layer.diff()?;
         let counted = match &self.quota {
             Ok(quota) => quota.usage(home.as_fd(), diff.as_fd())?,
             Err(_) => None,

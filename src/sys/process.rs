@@ -18,6 +18,12 @@ pub fn lock_exclusive(fd: impl AsFd) -> Result<bool> {
     }
 }
 
+/// Gives a lock of [`lock_exclusive`] back, also where a child that was forked meanwhile has the descriptor as well.
+pub fn unlock(fd: impl AsFd) {
+    // SAFETY: takes two integers; the borrow keeps the descriptor open. It fails for no descriptor that could be locked.
+    unsafe { libc::flock(fd.as_fd().as_raw_fd(), libc::LOCK_UN) };
+}
+
 /// All signals are blocked for the calling thread while this lives. A thread that it starts meanwhile never takes one: the host
 /// program's handlers run on its own threads only.
 pub struct SignalsBlocked {
