@@ -118,16 +118,17 @@ fn make(home: &Path) -> Result<bool> {
 }
 
 /// What is above home may have an ACL or a group that it hands down: none of it is for layers, whose `diff` becomes a container's
-/// root directory. A new home is root's alone; one that is there only hands nothing on.
+/// root directory. A new home is root's alone; one that is there hands nothing on, and is not to be opened by others.
 fn keep_to_root(home: &OwnedFd, is_new: bool) -> Result<()> {
-    const SET_GROUP_ID: u32 = 0o2000;
+    /// Set-group-id, and what would let others open it: who can, can take the lock and keep everybody out.
+    const NOT_FOR_OTHERS: u32 = 0o2066;
     let mode = fs::stat_fd(home)?.mode & 0o7777;
     if is_new {
         fs::chown_at(home, ".", 0, 0)?;
         forget(home, "system.posix_acl_access")?;
     }
     forget(home, "system.posix_acl_default")?;
-    let wanted = if is_new { 0o700 } else { mode & !SET_GROUP_ID };
+    let wanted = if is_new { 0o700 } else { mode & !NOT_FOR_OTHERS };
     if wanted == fs::stat_fd(home)?.mode & 0o7777 { Ok(()) } else { fs::chmod_at(home, ".", wanted) }
 }
 

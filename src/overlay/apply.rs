@@ -23,12 +23,14 @@ impl Shared {
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
+        self.lease.tell(id);
         layer.check_finished()?;
-        self.before_use(&home, &layer);
         self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let root = fs::stat_fd(&diff)?;
-        let kind = if fs::is_empty_dir(&diff)? { Unfinished::First } else { Unfinished::Again };
+        // What a container may write meanwhile is not the archive's to take back.
+        let was_empty = fs::is_empty_dir(&diff)? && !layer.is_mounted(&self.home)?;
+        let kind = if was_empty { Unfinished::First } else { Unfinished::Again };
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,

@@ -14,10 +14,9 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::{EISDIR, ELOOP, ENOENT, ENOTDIR};
+use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
-use crate::log;
 use crate::mounts;
 use crate::quota;
 use crate::sys::fs::{self, FileKind};
@@ -231,11 +230,6 @@ impl Layer {
         }
     }
 
-    /// Notes who may write into it.
-    pub(super) fn set_access(&self, access: Access) -> Result<()> {
-        set_access(&self.dir, access)
-    }
-
     pub(super) fn diff(&self) -> Result<OwnedFd> {
         self.part(fs::open_dir_at(&self.dir, DIFF))
     }
@@ -409,20 +403,18 @@ pub(super) fn owner_of(text: &OsStr) -> Option<LayerId> {
     LayerId::parse(id).ok()
 }
 
-/// Calls `each` for every directory in home that can be a layer. One that cannot be opened is left out, and logged.
-pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {
+/// Calls `each` for every directory in home that can be a layer; with the error for one that cannot be opened, which must not stand
+/// in the way of all others.
+pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(&LayerId, Result<Layer>) -> Result<()>) -> Result<()> {
     fs::each_entry(home, |entry| {
         let id = LayerId::parse(entry.name.as_bytes()).ok().filter(|id| id.check_free(&RESERVED).is_ok());
         let Some(id) = id.filter(|_| entry.kind.is_none_or(|kind| kind != FileKind::File)) else { return Ok(()) };
         match Layer::find(home, &id) {
-            Ok(Some(layer)) => each(layer),
+            Ok(Some(layer)) => each(&id, Ok(layer)),
             Ok(None) => Ok(()),
-            Err(e) if e.errno() == ENOTDIR => Ok(()), // a file
-            // One that is damaged must not stand in the way of all others.
-            Err(e) => {
-                log::warn!("'{id}' in home is left out: {e}");
-                Ok(())
-            }
+            // A file, or a symlink that leads to none or to itself.
+            Err(e) if [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&e.errno()) => Ok(()),
+            Err(e) => each(&id, Err(e)),
         }
     })
 }

@@ -1,7 +1,9 @@
 //! Mending a layer: its link, its list of lowers, and the directories that hold nothing of anybody's.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, random_name};
+use super::layout::{
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, owner_of, random_name,
+};
 use super::links;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -10,12 +12,16 @@ use crate::sys::fs::{self, FileKind};
 use crate::undo::{self, Undo};
 use std::os::fd::OwnedFd;
 
+/// A list of lowers that a layer had before it became one without.
+const ASIDE: &str = "lower.before";
+
 impl Shared {
     /// See [`crate::driver::Driver::repair_lowers`]. A layer that does not exist needs no repair.
     pub(super) fn repair(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {
         let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
+        self.lease.tell(id);
         if !layer.has_dir(DIFF)? {
             let what = format!("layer '{id}' has lost its content, '{}'", self.home.path(id, DIFF).display());
             return Err(Error::new(Kind::Corrupt, what).hint("restore the directory, or remove the layer and make it anew"));
@@ -57,30 +63,52 @@ impl Shared {
         if layer.is_root_opaque()? {
             return self.make_base(layer, undo);
         }
-        let own = self.known_lowers(layer.own_lowers())?;
-        if let Some(own) = own.filter(|own| !own.0.is_empty()) {
-            if self.are_reachable(home, &own, &layer.id)? {
+        let own = self.known_lowers(layer.own_lowers())?.filter(|own| !own.0.is_empty());
+        if let Some(own) = &own {
+            if self.are_reachable(home, own, &layer.id)? {
                 return Ok(());
             }
         }
-        let lowers = match parent {
-            // The caller holds it shared, as those do who only read its link: nobody else writes that.
-            Some(parent) => {
-                let lowers = self.lowers_upon(home, parent)?;
-                if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
-                    let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
-                    return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
-                }
-                links::restore(home, &lowers.0[0], parent)?;
-                lowers
+        let lowers = match (own.as_ref().and_then(|own| self.owner(home, &own.0[0])), parent) {
+            // What the layer itself says of its parent counts, as long as there is such a layer.
+            (Some(own), Some(parent)) if own != *parent => {
+                let what = format!("layer '{}' is stacked upon '{own}', and not upon '{parent}'", layer.id);
+                return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
             }
-            None => self.as_children_say(home, layer)?.unwrap_or_default(),
+            (Some(parent), _) => self.lowers_upon(home, &parent)?,
+            (None, Some(parent)) => self.lowers_upon_named(home, layer, parent)?,
+            (None, None) if own.is_some() => {
+                let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
+                return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
+            }
+            (None, None) => self.children(home, layer)?.lowers.unwrap_or_default(),
         };
         if lowers.0.is_empty() {
             return self.make_base(layer, undo);
         }
+        if !self.are_reachable(home, &lowers, &layer.id)? {
+            let what = format!("a layer below the parent of layer '{}' is missing", layer.id);
+            return Err(Error::new(Kind::Corrupt, what).hint("repair the parent first"));
+        }
         log::warn!("layer '{}' is given back its parents", layer.id);
         self.replace(layer, LOWER, &lowers.to_text(), undo)
+    }
+
+    /// The layer that a link leads to, if it does.
+    fn owner(&self, home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
+        let id = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))?;
+        Layer::find(home, &id).ok().flatten().map(|layer| layer.id)
+    }
+
+    /// The lowers of a layer that has lost them, upon the parent that the caller names.
+    fn lowers_upon_named(&self, home: &OwnedFd, layer: &Layer, parent: &LayerId) -> Result<Lowers> {
+        let lowers = self.lowers_upon(home, parent)?;
+        if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
+            let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
+            return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+        }
+        links::restore(home, &lowers.0[0], parent)?;
+        Ok(lowers)
     }
 
     /// The list of lowers, `None` where it is damaged.
@@ -108,7 +136,7 @@ impl Shared {
         if let Some(lowers) = layer.own_lowers()? {
             return Ok(lowers);
         }
-        if let Some(lowers) = self.as_children_say(home, layer)? {
+        if let Some(lowers) = self.children(home, layer)?.lowers {
             return Ok(lowers);
         }
         if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !super::leftover::holds_nothing(layer)? {
@@ -149,9 +177,12 @@ impl Shared {
             fs::make_dir_at(layer, EMPTY, 0o700)?;
             undo.with(move || fs::remove_dir_at(layer, EMPTY));
         }
-        let Some(before) = content(layer, LOWER)? else { return Ok(()) };
-        fs::remove_file_at(layer, LOWER)?;
-        undo.with(move || self.write(layer, LOWER, &before));
+        // Kept aside: to put it back takes no room, and no flush that a failing disk would refuse.
+        match fs::rename_at(layer, LOWER, layer, ASIDE) {
+            Ok(()) => undo.with(move || fs::rename_at(layer, ASIDE, layer, LOWER)),
+            Err(e) if !fs::is_absent(&e) => return Err(e),
+            Err(_) => {}
+        }
         if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
     }
 
