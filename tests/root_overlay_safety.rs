@@ -265,9 +265,9 @@ fn root_cleanup_in_the_log_callback_is_refused_and_does_not_hang() {
     let c = C::new();
     c.init("overlay", &store.root(), QUICK).unwrap();
     c.create_ro("a", None).unwrap();
-    fs::remove_dir(store.root().join("overlay/a/diff")).unwrap();
+    fs::create_dir_all(store.root().join("overlay/half/diff")).unwrap();
     unsafe { capi::graphdriver_set_log_callback(Some(clean_up_on_warning), std::ptr::null_mut()) };
-    c.create_ro("a", None).unwrap(); // warns that it replaces the layer
+    c.create_ro("half", None).unwrap(); // warns that it replaces what is there
     unsafe { capi::graphdriver_set_log_callback(None, std::ptr::null_mut()) };
     assert!(WARNINGS.load(Ordering::Relaxed) > 0);
     c.cleanup().unwrap();
