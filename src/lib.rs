@@ -27,5 +27,6 @@ pub mod mounts;
 pub mod options;
 pub mod overlay;
 pub mod quota;
+mod room;
 mod sys;
 pub mod tree;

@@ -26,5 +26,6 @@ pub mod place;
 pub mod process;
 pub mod quota;
 mod quota_node;
+pub mod room;
 pub mod subdir;
 pub mod xattr;
