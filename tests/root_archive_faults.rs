@@ -76,6 +76,7 @@ const FAULTS: &[Fault] = &[
 
 /// Calls whose failure loses nothing of the layer, or which cannot fail: `close` (nothing is written back by it on a local
 /// file system, and `syncfs` reports what is), the umask, ids, and what the thread library does for itself.
+/// `lseek` is made in deep trees only, and has a test of its own.
 const HARMLESS: &[&str] = &[
     "close",
     "umask",
@@ -332,6 +333,21 @@ fn a_kernel_without_openat2_gives_the_same_layer() {
         for other in &results[1..] {
             assert!(results[0] == *other, "{}\n---\n{other}", results[0]);
         }
+    }
+}
+
+/// A walk that cannot find its place again has not deleted everything.
+#[test]
+fn a_place_that_is_lost_in_a_deep_tree_is_an_error() {
+    let scratch = Scratch::new("place");
+    let archive = tar(&[file(".wh.deep", "")]);
+    let lost = fault("lseek", libc::SYS_lseek, libc::EIO);
+    let deep = scratch.0.join("deep");
+    for fault in [Some(&lost), None] {
+        std::fs::create_dir_all(deep.join(["d"; 40].join("/"))).unwrap();
+        let outcome = run_on(&archive, Whiteouts::Delete, &scratch.0, fault);
+        assert_eq!(outcome.map_err(|e| e.errno()), fault.map_or(Ok(()), |_| Err(libc::EIO)));
+        assert_eq!(deep.exists(), fault.is_some());
     }
 }
 
