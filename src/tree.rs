@@ -59,6 +59,11 @@ pub(crate) trait Visitor {
     fn obstacle(&mut self, path: String, error: Error) -> Result<()> {
         Err(error.context(format!("at {path}")))
     }
+    /// The directory that was entered last, at `path`, cannot be read to its end. An error ends the walk; otherwise it goes on as if
+    /// there were no more in it.
+    fn unread(&mut self, path: String, error: Error) -> Result<()> {
+        self.obstacle(path, error)
+    }
 }
 
 /// An open directory on the way down.
@@ -177,7 +182,10 @@ impl<V: Visitor> Walk<'_, V> {
                 self.go(looked)
             }
             Ok(false) => self.ascend(),
-            Err(e) => self.obstacle(e),
+            Err(e) => {
+                let path = self.path();
+                self.visitor.unread(path, e)
+            }
         }
     }
 
@@ -323,7 +331,9 @@ pub fn remove_unless(dir: BorrowedFd<'_>, name: &OsStr, stop: &dyn Fn() -> bool)
             Err(e) if e.errno() == EXDEV => return Err(mounted(name)),
             Err(e) => return Err(e),
         }
-        next = delete.leave(dir, Some(name)).or_else(|e| delete.obstacle("itself".to_owned(), e).map(|()| Next::On))?;
+        next = delete
+            .leave(dir, Some(name))
+            .or_else(|e| delete.obstacle(format!("'{}'", shown(name)), e).map(|()| Next::On))?;
     }
     delete.outcome().context(|| format!("delete '{}'", shown(name)))
 }
@@ -346,6 +356,10 @@ pub fn empty_unless(dir: BorrowedFd<'_>, stop: &dyn Fn() -> bool) -> Result<()> 
         walk(fs::open_dir_at(dir, ".")?, &mut delete, stop)?;
         match delete.way.pop() {
             Some(top) if delete.may_go_on(&top) => {}
+            Some(Deleting { unread: Some(cause), .. }) => {
+                delete.obstacle("'.'".to_owned(), cause)?;
+                return delete.outcome();
+            }
             _ => return delete.outcome(),
         }
     }
@@ -366,6 +380,8 @@ struct Deleting {
     deleted: u64,
     /// Something in it could not be.
     keeps: bool,
+    /// Why it was not read to its end. What was not seen may be nothing.
+    unread: Option<Error>,
 }
 
 /// Obstacles that are told with their reasons.
@@ -411,7 +427,7 @@ impl Visitor for Delete {
     }
 
     fn enter(&mut self, _: BorrowedFd<'_>) -> Result<()> {
-        self.way.push(Deleting { deleted: self.deleted, keeps: false });
+        self.way.push(Deleting { deleted: self.deleted, keeps: false, unread: None });
         Ok(())
     }
 
@@ -421,9 +437,12 @@ impl Visitor for Delete {
             Ok(()) => self.deleted += 1,
             Err(e) if e.errno() != ENOTEMPTY => return Err(e),
             Err(_) if self.may_go_on(&done) => return Ok(Next::Again),
-            // Why is known: it holds what could not be deleted.
-            Err(_) if done.keeps => self.keep_parent(),
-            Err(e) => return Err(e),
+            Err(e) => match done.unread {
+                Some(cause) => return Err(cause),
+                // Why is known: it holds what could not be deleted.
+                None if done.keeps => self.keep_parent(),
+                None => return Err(e),
+            },
         }
         Ok(Next::On)
     }
@@ -437,6 +456,13 @@ impl Visitor for Delete {
         self.keep_parent();
         if self.first.len() < TOLD {
             self.first.push((path, error));
+        }
+        Ok(())
+    }
+
+    fn unread(&mut self, _: String, error: Error) -> Result<()> {
+        if let Some(dir) = self.way.last_mut() {
+            dir.unread = Some(error);
         }
         Ok(())
     }
