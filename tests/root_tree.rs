@@ -212,15 +212,38 @@ fn a_deletion_goes_past_what_it_cannot_delete_and_says_what_is_left() {
     assert_eq!(listed(&root.join("elsewhere")), ["kept"]);
 }
 
-#[test]
-fn a_mount_on_the_tree_itself_is_not_entered() {
+/// Mounts of the same filesystem, which have its device number, on the tree and in it.
+fn mounts_are_not_entered() {
     let store = Store::new();
-    let root = store.root();
+    let (root, none) = (store.root(), None::<&str>);
     fs::create_dir_all(root.join("top")).unwrap();
+    fs::create_dir_all(root.join("around/inner")).unwrap();
     fs::create_dir_all(root.join("elsewhere/kept")).unwrap();
-    mount(Some(&root.join("elsewhere")), &root.join("top"), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    assert_eq!(tree::remove(open(&root).as_fd(), OsStr::new("top")).unwrap_err().kind(), Kind::Busy);
+    for at in ["top", "around/inner"] {
+        mount(Some(&root.join("elsewhere")), &root.join(at), none, MsFlags::MS_BIND, none).unwrap();
+    }
+    for name in ["top", "around"] {
+        assert_eq!(tree::remove(open(&root).as_fd(), OsStr::new(name)).unwrap_err().kind(), Kind::Busy);
+    }
+    assert_eq!(tree::usage(open(&root.join("around")).as_fd()).unwrap().inodes, 1);
     assert!(root.join("elsewhere/kept").exists());
+}
+
+#[test]
+fn a_mount_is_not_entered() {
+    mounts_are_not_entered();
+}
+
+#[test]
+fn a_mount_is_not_entered_before_linux_5_6_either() {
+    std::thread::scope(|scope| {
+        let old = scope.spawn(|| {
+            common::own_namespace();
+            common::old_kernel::without(&[libc::SYS_openat2]);
+            mounts_are_not_entered();
+        });
+        old.join().unwrap();
+    });
 }
 
 #[test]
