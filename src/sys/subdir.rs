@@ -15,8 +15,8 @@ pub fn open_same_mount(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedF
         .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
     match nix::fcntl::openat2(&dir, name, how) {
         Ok(fd) => Ok(fd),
-        // EPERM: seccomp filters of container runtimes that are older than the call.
-        Err(Errno::ENOSYS | Errno::EPERM) => open_and_compare(dir, name),
+        // EPERM, EACCES: filters of container runtimes that are older than the call.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => open_and_compare(dir, name),
         Err(errno) => Err(Error::sys(format!("open directory '{}' on the same mount", shown(name)), errno as i32)),
     }
 }
