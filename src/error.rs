@@ -33,6 +33,7 @@ pub mod errno {
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const EDQUOT: i32 = 122;
     pub const ECANCELED: i32 = 125;
 }
 
@@ -157,6 +158,12 @@ impl Error {
     pub fn hint(mut self, advice: impl Into<String>) -> Error {
         self.0.hint = Some(advice.into());
         self
+    }
+
+    /// Whether it says already what can be done.
+    #[must_use]
+    pub fn has_hint(&self) -> bool {
+        self.0.hint.is_some()
     }
 
     /// Attaches the exact sentence that the user of the daemon is to read; it becomes [`Error::message`].

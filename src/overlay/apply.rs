@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::layout::{DIFF, EMPTY, LOWER, Layer, STAGE, Unfinished, look, owner_of};
+use super::room;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
@@ -25,7 +26,6 @@ impl Shared {
         let layer = Layer::open(&home, id)?;
         layer.check_finished()?;
         self.before_use(&home, &layer);
-        self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let root = fs::stat_fd(&diff)?;
         let kind = if fs::is_empty_dir(&diff)? { Unfinished::First } else { Unfinished::Again };
@@ -37,7 +37,7 @@ impl Shared {
             below: self.below(&home, &layer),
             cancel: request.cancel,
         };
-        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name())?;
+        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name()).map_err(|e| room::told(&home, e))?;
         let is_changed = AtomicBool::new(false);
         let mark = || {
             is_changed.store(true, Ordering::SeqCst);
@@ -48,7 +48,8 @@ impl Shared {
                 (true, Unfinished::First) => self.empty_again(&layer, &diff, &root),
                 _ => Ok(()),
             });
-            let outcome = archive::unpack(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark)?;
+            let outcome = archive::unpack(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark)
+                .map_err(|e| room::told(&diff, e))?;
             if outcome.root_opaque {
                 self.cut_off(&layer, undo)?;
             }

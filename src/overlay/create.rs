@@ -5,6 +5,7 @@ use super::layout::{DIFF, DIFF_MODE, EMPTY, Found, LINK, LOWER, MERGED, STAGE, V
 use super::layout::{Layer, LinkId, Lowers, find, link_text, random_name, set_access};
 use super::leftover::Leftover;
 use super::remove::Temporary;
+use super::room;
 use crate::driver::{Access, CreateOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -50,8 +51,9 @@ impl Shared {
         let before = self.before(&home, id)?;
         let stage = self.temporary(STAGE)?;
         undo::all_or_nothing(|undo| {
-            let link = self.build(&home, &stage, id, &Plan { lowers, access, limits }, undo)?;
-            self.publish(&home, &stage, id, &before, undo)?;
+            let plan = Plan { lowers, access, limits };
+            let link = self.build(&home, &stage, id, &plan, undo).map_err(|e| room::told(&home, e))?;
+            self.publish(&home, &stage, id, &before, undo).map_err(|e| room::told(&home, e))?;
             self.flush(&home)?;
             log::info!("made layer '{id}', named '{}'", link.as_str());
             Ok(())
@@ -115,13 +117,25 @@ impl Shared {
         if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
             quota.limit(home.as_fd(), dir.as_fd(), plan.limits)?;
         }
-        let link = new_link(home, id)?;
+        let link = self.new_link(home, id)?;
         undo.with({
             let path = link.path();
             move || fs::remove_file_at(home, path)
         });
         self.fill(&dir, &link, plan)?;
         Ok(link)
+    }
+
+    /// A link of a random name in `l/`. There was no room for that directory if it is missing.
+    pub(super) fn new_link(&self, home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
+        loop {
+            let link = LinkId::random()?;
+            match fs::symlink_at(link_text(id), home, link.path()) {
+                Err(e) if e.kind() == Kind::Exists => {} // as likely as guessing a key; draw again
+                Err(e) if fs::is_absent(&e) => super::home::make_links(home, &self.options)?,
+                made => return made.map(|()| link),
+            }
+        }
     }
 
     /// Gives the layer its name. What had it before gets the temporary one, in the same step where the filesystem can do that: a
@@ -199,17 +213,6 @@ impl Shared {
         match &self.options.remap {
             Some(remap) => fs::chown_at(dir, name, remap.uid, remap.gid),
             None => Ok(()),
-        }
-    }
-}
-
-/// A link of a random name in `l/`.
-pub(super) fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
-    loop {
-        let link = LinkId::random()?;
-        match fs::symlink_at(link_text(id), home, link.path()) {
-            Err(e) if e.kind() == Kind::Exists => {} // as likely as guessing a key; draw again
-            made => return made.map(|()| link),
         }
     }
 }

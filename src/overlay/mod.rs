@@ -17,6 +17,7 @@ mod probe;
 mod remove;
 mod repair;
 mod report;
+mod room;
 mod volatile;
 
 use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::quota::Control;
+use crate::sys::fs;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -65,7 +66,8 @@ impl Shared {
         let quota = self.why_unlimited().map_or_else(|| "true".to_owned(), |why| format!("false: {why}"));
         let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
-        if self.read_only {
+        let read_only = self.home.open().and_then(fs::room).map_or(self.read_only, |room| room.read_only);
+        if read_only {
             text.push_str("Read-only: true\n");
         }
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }

@@ -318,6 +318,8 @@ pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
 pub struct Room {
     /// Inodes that are free; `None` where they are made as they are needed.
     pub inodes: Option<u64>,
+    /// Bytes that are free, those kept for root included.
+    pub bytes: u64,
     /// It is mounted read-only.
     pub read_only: bool,
 }
@@ -328,6 +330,7 @@ pub fn room(fd: impl AsFd) -> Result<Room> {
     #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
     Ok(Room {
         inodes: (st.files() > 0).then_some(st.files_free() as u64),
+        bytes: (st.blocks_free() as u64).saturating_mul(st.fragment_size() as u64),
         read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
     })
 }
