@@ -58,7 +58,8 @@ fn exhaust(root: &Path, lack: Lack) {
         for number in 0.. {
             let file = fs::File::create(filler.join(format!("big{number}")));
             let Ok(file) = file else { break };
-            while size >= 1024 && nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, size.cast_signed()).is_err()
+            while size >= 1024
+                && nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, size.cast_signed()).is_err()
             {
                 size /= 2;
             }
