@@ -129,8 +129,18 @@ fn root_an_id_is_free_while_what_had_it_is_deleted() {
         before.unpack_halfway("half", &archive[..archive.len() - 1024]);
         before.kill();
         // Every deletion takes so long that hundreds take minutes.
-        let slow =
-            ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=unlinkat", "-e", "inject=unlinkat:delay_enter=500000"];
+        let slow = [
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=unlinkat",
+            "-e",
+            "inject=unlinkat:delay_enter=500000",
+        ];
         let daemon = Process::under(&slow, "rust");
         daemon.init("overlay", &store.root(), QUICK).unwrap();
         eventually("it was taken away", || !trash(store).is_empty() || !home(store).join("half").exists());

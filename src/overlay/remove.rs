@@ -64,9 +64,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes the name away for good, then deletes what had it, and its links. In a remote store the name is a symlink to a layer that
-    /// other hosts share: only the symlink is ours to delete.
+    /// Takes the name away for good, then deletes what had it.
     fn discard(&self, home: &OwnedFd, id: &LayerId, layer: Option<&Layer>) -> Result<()> {
+        let trash = self.take_away(home, id, layer)?;
+        self.dispose(home, &trash);
+        Ok(())
+    }
+
+    /// Takes the name away for good, and its links. What had it has a temporary name then, to be deleted by. In a remote store the name
+    /// is a symlink to a layer that other hosts share: only the symlink is ours to delete.
+    fn take_away(&self, home: &OwnedFd, id: &LayerId, layer: Option<&Layer>) -> Result<Temporary<'_>> {
         let link = layer.and_then(|layer| layer.link().ok());
         let trash = self.temporary(TRASH)?;
         let to = OsStr::new(trash.name());
@@ -76,8 +83,7 @@ impl Shared {
             self.flush(home)
         })?;
         self.drop_links(home, id, link.as_ref());
-        self.dispose(home, &trash);
-        Ok(())
+        Ok(trash)
     }
 
     /// Deletes what has a temporary name, as far as it can be: the worker does the rest.
@@ -147,7 +153,8 @@ impl Shared {
                 continue;
             }
             log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");
-            self.discard(home, &id, Some(&layer))?;
+            // Deleted as a leftover, when the layer is not held any more: whoever makes it anew must not wait for that.
+            drop(self.take_away(home, &id, Some(&layer))?);
             self.lease.untell(&id);
         }
         Ok(all)
