@@ -40,7 +40,9 @@ impl Shared {
             return Ok(merged);
         }
         if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") && has_upper(access) {
-            self.note_volatile(&layer)?;
+            // First: with the note of this boot, what an earlier one left would not be told any more.
+            self.forget_volatile(&layer)?;
+            self.note_volatile(&dir, &layer)?;
         }
         let mount = |access| {
             let lowers = self.visible_lowers(&dir, &layer)?;

@@ -2,19 +2,19 @@
 //!
 //! The mark, a directory in the work directory, stays after every such mount. While the machine has not gone down since, all that was
 //! written is there, in memory if not on disk, and the mark means nothing. After that the layer may be damaged; whoever configures
-//! the driver decides what becomes of it.
+//! the driver decides what becomes of it. An orderly end of the driver forces such layers to disk and takes their marks away.
 
 use super::Shared;
-use super::layout::{Layer, WORK};
+use super::layout::{Layer, WORK, each_layer};
 use super::options::Volatile;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::{fs, xattr};
 use crate::tree;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-/// On the layer's directory: during which boot (`boot_id`, `random(4)`) it was mounted so.
+/// On the layer's directory: during which boot (`boot_id`, `random(4)`) it was mounted so. On home: there may be such layers.
 const BOOT: &str = "trusted.graphdriver.volatile";
 /// Where overlayfs has its mark (`Documentation/filesystems/overlayfs.rst`).
 const INCOMPAT: &str = "incompat";
@@ -22,8 +22,40 @@ const MARK: &str = "incompat/volatile";
 
 impl Shared {
     /// Notes that the layer is about to be mounted so.
-    pub(super) fn note_volatile(&self, layer: &Layer) -> Result<()> {
+    pub(super) fn note_volatile(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
+        if !xattr::is_set(home, BOOT)? {
+            xattr::set(home, BOOT, b"y")?;
+        }
         xattr::set(layer, BOOT, this_boot()?.as_bytes())
+    }
+
+    /// At the end: the layers of this boot that are not mounted any more are made as durable as others, all with one `syncfs`.
+    pub(super) fn settle_volatile(&self) -> Result<()> {
+        let home = self.home.open()?;
+        if !xattr::is_set(&home, BOOT)? {
+            return Ok(());
+        }
+        let this = this_boot()?;
+        let (mut marked, mut others) = (Vec::new(), false);
+        each_layer(&home, |layer| {
+            match xattr::get::<64>(&layer, BOOT) {
+                Err(e) if xattr::is_absent(&e) => {}
+                Ok(boot) if boot == this.as_bytes() && !layer.is_mounted(&self.home)? => marked.push(layer.id),
+                noted => others |= noted.map(|_| true)?,
+            }
+            Ok(())
+        })?;
+        if !marked.is_empty() {
+            fs::syncfs(&home)?;
+        }
+        for id in &marked {
+            let Some(layer) = Layer::find(&home, id)? else { continue };
+            if let Some(work) = marked_work(&layer)? {
+                tree::remove(work.as_fd(), OsStr::new(INCOMPAT))?;
+            }
+            xattr::remove(&layer, BOOT)?;
+        }
+        if others { Ok(()) } else { xattr::remove(&home, BOOT) }
     }
 
     /// Takes overlayfs' mark away if the layer cannot be damaged, or the configuration says that it is to be used all the same.
@@ -32,14 +64,7 @@ impl Shared {
     /// # Errors
     /// [`Kind::Corrupt`]: the machine went down while the layer was mounted, and the configuration says nothing.
     pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
-        let work = match fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)) {
-            Err(e) if fs::is_absent(&e) => return Ok(false),
-            opened => opened?,
-        };
-        match fs::stat_at(&work, MARK) {
-            Err(e) if fs::is_absent(&e) => return Ok(false),
-            found => found?,
-        };
+        let Some(work) = marked_work(layer)? else { return Ok(false) };
         let same_boot =
             xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()));
         match self.options.volatile {
@@ -61,6 +86,18 @@ impl Shared {
         }
         tree::remove(work.as_fd(), OsStr::new(INCOMPAT)).context(|| "take the mark of a volatile mount away")?;
         Ok(true)
+    }
+}
+
+/// The kernel's part of the layer's work directory, if overlayfs' mark is in it.
+fn marked_work(layer: &Layer) -> Result<Option<OwnedFd>> {
+    let work = match fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)) {
+        Err(e) if fs::is_absent(&e) => return Ok(None),
+        opened => opened?,
+    };
+    match fs::stat_at(&work, MARK) {
+        Err(e) if fs::is_absent(&e) => Ok(None),
+        found => found.map(|_| Some(work)),
     }
 }
 
