@@ -379,8 +379,11 @@ fn root_a_full_mount_table_is_not_called_a_full_disk() {
         // A start makes home a mount of its own.
         told(Process::start("rust").init("overlay", &other, &[]).unwrap_err());
         // All that needs no mount goes on.
-        daemon.create_rw("another", Some("image")).unwrap();
+        fill(&daemon, "another", Some("image"), one("f"));
         daemon.remove("big").unwrap();
+        let unbound = Process::start("C");
+        unbound.init("overlay", &other, &["overlay2.skip_mount_home=true"]).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        unbound.end();
         nix::mount::umount2(&table, nix::mount::MntFlags::MNT_DETACH).unwrap();
         assert_eq!(shows(&daemon, "new"), ["from_image", "from_os"], "{what}");
         daemon.end();

@@ -176,5 +176,14 @@ fn vm_with_metacopy_and_redirects_layers_of_the_c_module_are_read() {
         assert_eq!(fs::read(root.join("file")).unwrap(), b"content");
         assert_eq!(names(&root.join("new")), ["inside"]);
         subject.umount("old").unwrap();
+        // A container upon it follows redirects; files that are elsewhere need the option, or the kernel refuses to read them.
+        subject.create_rw("upon", Some("old")).unwrap();
+        let root = subject.mount("upon", &[]).unwrap();
+        assert_eq!(names(&root.join("new")), ["inside"]);
+        assert!(fs::read(root.join("file")).is_err());
+        subject.umount("upon").unwrap();
+        let root = subject.mount("upon", &["metacopy=on"]).unwrap();
+        assert_eq!(fs::read(root.join("file")).unwrap(), b"content");
+        subject.umount("upon").unwrap();
     });
 }
