@@ -318,23 +318,10 @@ pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
     Ok(empty)
 }
 
-/// What a filesystem has left, and whether it can be written at all.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Inodes that are free; `None` where they are made as they are needed.
-    pub inodes: Option<u64>,
-    /// It is mounted read-only.
-    pub read_only: bool,
-}
-
-/// What the filesystem that holds `fd` has left (`statvfs(3)`).
-pub fn room(fd: impl AsFd) -> Result<Room> {
+/// Whether the filesystem that holds `fd`, or the mount it was opened through, can only be read (`statvfs(3)`).
+pub fn is_read_only(fd: impl AsFd) -> Result<bool> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
-    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
-    Ok(Room {
-        inodes: (st.files() > 0).then_some(st.files_free() as u64),
-        read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
-    })
+    Ok(st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
 }
 
 /// How many bytes are free for all to use on the filesystem that holds `fd`, and how many its blocks have (`statvfs(3)`).
