@@ -52,18 +52,20 @@ const INTRODUCTION: &str = "
  *
  * For every function: strings and structs passed in are borrowed for the call only. What a function gives to its caller comes
  * from malloc(3) and is the caller's to free. All functions may be called from any thread. None forks (devicemapper runs the
- * tools that make and grow filesystems), or changes the current directory, umask, root, signals, locale or environment of the
- * process.
+ * tool that makes filesystems), or changes the current directory, umask, root, signals, locale or environment of the process.
+ * Between calls the library has a thread while something is left to delete, and else none; it blocks all signals.
  *
  * A function that fails returns -1, NULL or false, sets errno, and leaves a text for graphdriver_last_error(); nothing is written
  * through its arguments then. After every other answer errno is 0: a false with errno 0 is an answer, with another it is a
  * failure. Functions that return nothing leave errno as it is.
  *
- * Callbacks have to return: neither pthread_exit() nor longjmp() nor a C++ exception may leave them. A thread that is cancelled
- * inside the library goes on to the end of the call; it must not have made itself cancelable asynchronously. A file that would
- * grow beyond RLIMIT_FSIZE is a failure with EFBIG; no SIGXFSZ is raised. The process may change its ids (set*id(2)), install a
- * seccomp filter for all threads and fork at any time; a call under way needs the privileges that it was begun with, and fails
- * where it finds them gone.
+ * Callbacks have to return: neither pthread_exit() nor longjmp() nor a C++ exception may leave them. They may call the library;
+ * what would have to wait for a layer that is being worked on fails with EBUSY there, because that work may be what waits for
+ * the callback. A thread that is cancelled inside the library goes on to the end of the call; it must not have made itself
+ * cancelable asynchronously. A file that would grow beyond RLIMIT_FSIZE is a failure with EFBIG; no SIGXFSZ is raised. The
+ * process may change its ids (set*id(2)), install a seccomp filter for all threads and fork at any time; a call under way needs
+ * the privileges that it was begun with, and fails where it finds them gone. A child that was forked without exec must not use
+ * the library; while it lives, it may keep other processes out of the driver's home (EBUSY) after its parent was killed.
  */
 ";
 

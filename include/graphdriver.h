@@ -5,18 +5,20 @@
  *
  * For every function: strings and structs passed in are borrowed for the call only. What a function gives to its caller comes
  * from malloc(3) and is the caller's to free. All functions may be called from any thread. None forks (devicemapper runs the
- * tools that make and grow filesystems), or changes the current directory, umask, root, signals, locale or environment of the
- * process.
+ * tool that makes filesystems), or changes the current directory, umask, root, signals, locale or environment of the process.
+ * Between calls the library has a thread while something is left to delete, and else none; it blocks all signals.
  *
  * A function that fails returns -1, NULL or false, sets errno, and leaves a text for graphdriver_last_error(); nothing is written
  * through its arguments then. After every other answer errno is 0: a false with errno 0 is an answer, with another it is a
  * failure. Functions that return nothing leave errno as it is.
  *
- * Callbacks have to return: neither pthread_exit() nor longjmp() nor a C++ exception may leave them. A thread that is cancelled
- * inside the library goes on to the end of the call; it must not have made itself cancelable asynchronously. A file that would
- * grow beyond RLIMIT_FSIZE is a failure with EFBIG; no SIGXFSZ is raised. The process may change its ids (set*id(2)), install a
- * seccomp filter for all threads and fork at any time; a call under way needs the privileges that it was begun with, and fails
- * where it finds them gone.
+ * Callbacks have to return: neither pthread_exit() nor longjmp() nor a C++ exception may leave them. They may call the library;
+ * what would have to wait for a layer that is being worked on fails with EBUSY there, because that work may be what waits for
+ * the callback. A thread that is cancelled inside the library goes on to the end of the call; it must not have made itself
+ * cancelable asynchronously. A file that would grow beyond RLIMIT_FSIZE is a failure with EFBIG; no SIGXFSZ is raised. The
+ * process may change its ids (set*id(2)), install a seccomp filter for all threads and fork at any time; a call under way needs
+ * the privileges that it was begun with, and fails where it finds them gone. A child that was forked without exec must not use
+ * the library; while it lives, it may keep other processes out of the driver's home (EBUSY) after its parent was killed.
  */
 
 #ifndef GRAPHDRIVER_H
@@ -104,12 +106,15 @@ extern "C" {
 // @param storage_opts      options "name=value" (README.md lists them), none of them NULL; may be NULL if there are none
 // @param storage_opts_len  the number of options
 // @return 0, or -1 with errno and graphdriver_last_error() set. After a failure the driver that was there before, if
-//         any, stays.
+//         any, goes on as it was, whatever the new one failed for.
 //
 // All arguments are copied. May be called again at any time, from any thread but in no callback of this library (EBUSY); it
 // waits for calls under way, and calls made meanwhile fail with ENOTCONN. A driver that was there before is cleaned up, as far
-// as its mounted layers allow, if its home is another one. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem cannot do it,
-// EBUSY if another thread is initialising or cleaning up, else that of the system call that failed.
+// as its mounted layers allow, if its home is another one. What a crash left half made or half deleted is deleted in the
+// background; this does not wait for it. errno: EINVAL for a bad argument or option, EOPNOTSUPP where kernel or filesystem
+// cannot do it, EBUSY if another process, or another copy of this library in this one, uses the home, which
+// graphdriver_last_error() names where it can be found, or if another thread is initialising or cleaning up, else that of the
+// system call that failed.
 int graphdriver_init(const char *name,
                      const char *isulad_root,
                      char **storage_opts,
@@ -122,10 +127,19 @@ int graphdriver_init(const char *name,
 // @param create_opts  not NULL. Storage options: "size" (bytes, with a unit if wanted: "10G"; 0 for the configured default)
 //                     and, for overlay2, "inodes". Where a configured default is applied, "size" is appended to the
 //                     caller's map, which is allocated if it is NULL; its memory is the caller's to free.
-// @return 0, or -1 with errno and graphdriver_last_error() set; nothing of the layer is left then.
+// @return 0: the layer is there, also after a power cut (but with overlay2.sync=none); -1 with errno and
+//         graphdriver_last_error() set: all is as it was before.
 //
-// Thread-safe. errno: EINVAL for a bad argument or option, ENOENT if the parent does not exist, EEXIST if the id is taken,
-// EOPNOTSUPP if the filesystem cannot limit sizes, E2BIG if too many layers lie below, ENOTCONN before graphdriver_init.
+// An id is taken as long as anybody may want what has it. Only a proven leftover of a crash, which is not mounted, is replaced,
+// with a line in the log: a layer whose first unpacking did not finish; one that was never made whole and holds nothing; a
+// read-only one without layers on top that was there before this process used the home, and that this process has never found,
+// described, mounted, filled or stacked upon. It is deleted when the new layer has taken its place, and stays if that fails.
+// What is no layer is left alone.
+//
+// Thread-safe. errno: EINVAL for a bad argument or option or an id that is its own parent, ENOENT if the parent does not exist,
+// EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, E2BIG if
+// too many layers lie below, ENOSPC if there is no room, EBUSY in a callback if the layer or its parent is being worked on,
+// ENOTCONN before graphdriver_init, else that of the system call that failed.
 int graphdriver_create_rw(const char *id,
                           const char *parent,
                           struct driver_create_opts *create_opts);
@@ -135,19 +149,25 @@ int graphdriver_create_rw(const char *id,
 // @param id           as for graphdriver_create_rw
 // @param parent       as for graphdriver_create_rw
 // @param create_opts  not NULL; with overlay2, storage options are an error
-// @return 0, or -1 with errno and graphdriver_last_error() set; nothing of the layer is left then.
+// @return as for graphdriver_create_rw
 //
-// Thread-safe. errno as for graphdriver_create_rw.
+// With overlay2 the layers of an image may all be made first and be filled in parallel. Thread-safe. errno as for
+// graphdriver_create_rw.
 int graphdriver_create_ro(const char *id,
                           const char *parent,
                           const struct driver_create_opts *create_opts);
 
-// Deletes a layer and all its content. A mount of it is detached first. Layers stacked upon it become unusable.
+// Deletes a layer and all its content. Mounts of it are detached first. Layers stacked upon it become unusable.
 //
 // @param id  the layer, not NULL
-// @return 0, also if there is no such layer; -1 with errno and graphdriver_last_error() set.
+// @return 0, also if there is no such layer: the id is free, also after a power cut (but with overlay2.sync=none). -1 with errno
+//         and graphdriver_last_error() set: the layer is there with its content, though its mounts may be gone.
 //
-// Thread-safe. errno: EINVAL for a bad id, ENOTCONN before graphdriver_init, else that of the system call that failed.
+// Files that cannot be deleted at once, because something is mounted on a directory of the layer elsewhere or its device is in
+// use, do not make it a failure: the log tells of them, and they are deleted in the background as soon as they can be.
+//
+// Thread-safe. errno: EINVAL for a bad id and for what is no layer, EBUSY in a callback if the layer is being worked on, ENOTCONN
+// before graphdriver_init, else that of the system call that failed.
 int graphdriver_rm_layer(const char *id);
 
 // Mounts a layer upon its ancestors. A layer that is mounted already stays as it is.
@@ -157,8 +177,15 @@ int graphdriver_rm_layer(const char *id);
 // @return the path of the root filesystem, for the caller to free with free(3); NULL with errno and
 //         graphdriver_last_error() set.
 //
-// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if it is damaged or its content is
-// incomplete, ENOTCONN before graphdriver_init, else that of the system call that failed.
+// A read-only layer is mounted read-only, whatever the options say: what is written into an image would show in all containers
+// on top of it. What is missing of the layer and holds nothing of anybody's is made again, and so are the names of ancestors.
+//
+// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if something of it is missing or its
+// content or that of an ancestor is incomplete or gone, or (overlay2) if it was mounted "volatile" when the machine went down;
+// graphdriver_last_error() says what, and whether graphdriver_try_repair_lowers mends it or the layer has to be made anew. ENOSPC
+// if there is no room for the kernel's part of the layer, EROFS if home can only be read (a mount with "ro" works in both cases),
+// ENOSPC also if the mount table is full, EBUSY in a callback if the layer is being worked on, ENOTCONN before graphdriver_init,
+// else that of the system call that failed.
 char *graphdriver_mount_layer(const char *id,
                               const struct driver_mount_opts *mount_opts);
 
@@ -167,16 +194,20 @@ char *graphdriver_mount_layer(const char *id,
 // @param id  the layer, not NULL
 // @return 0, also if it is not mounted or there is no such layer; -1 with errno and graphdriver_last_error() set.
 //
-// Thread-safe. errno: EINVAL for a bad id, ENOTCONN before graphdriver_init, else that of the system call that failed.
+// Thread-safe. errno: EINVAL for a bad id, EBUSY in a callback if the layer is being worked on, ENOTCONN before
+// graphdriver_init, else that of the system call that failed.
 int graphdriver_umount_layer(const char *id);
 
-// Tells whether a layer is there with its content; a layer whose unpacking did not finish is not. One whose link to its parents
-// is damaged is there: graphdriver_try_repair_lowers mends it.
+// Tells whether a layer is there: whether removing it could lose anything. It is not if there is no such layer, or if its first
+// unpacking is under way or did not finish. A damaged layer is there, and so is one with content into which a later unpacking
+// did not finish: graphdriver_mount_layer tells what is wrong with it, graphdriver_try_repair_lowers mends what can be mended.
 //
 // @param id  the layer, not NULL
-// @return true or false, with errno 0; false with errno and graphdriver_last_error() set if it cannot be found out.
+// @return true or false, with errno 0; false with errno and graphdriver_last_error() set if it cannot be found out: nothing
+//         must be deleted for that.
 //
-// Thread-safe. errno as for graphdriver_rm_layer.
+// Writes nothing. Thread-safe. errno: EINVAL for a bad id, EBUSY in a callback if the layer is being worked on, ENOTCONN before
+// graphdriver_init, else that of the system call that failed.
 bool graphdriver_layer_exists(const char *id);
 
 // Unpacks a layer archive into a layer: tar, plain or compressed with gzip, zstd, xz or bzip2.
@@ -187,18 +218,22 @@ bool graphdriver_layer_exists(const char *id);
 //                    archive. close is never called.
 // @param layer_size  if not NULL, receives on success the size of the layer in bytes: all that is not a directory, each
 //                    inode once
-// @return 0, or -1 with errno and graphdriver_last_error() set. A layer that was empty is empty then; another one is
-//         incomplete, and is refused until it is removed.
+// @return 0: the content is there, also after a power cut (but with overlay2.sync=none); -1 with errno and
+//         graphdriver_last_error() set. A failure before the first change, such as that of a source that is no archive, leaves
+//         any layer as it was. After that a layer of overlay2 that was empty and not mounted is as before; any other is
+//         incomplete: it keeps what it has, and is not mounted, filled or stacked upon until it is removed and made anew.
 //
 // Owners, modes, times and names are as the archive states them, or it is a failure. Attributes are user.* (but user.overlay.*),
 // security.capability and POSIX ACLs; any other, and what the filesystem cannot store, is left out with one line in the log for
-// each reason. Nothing outside the layer is touched, whatever the archive holds. Thread-safe.
+// each reason. Directories that the archive implies without an entry of their own look like the ones below that they are merged
+// with, or are root's with mode 0755. Nothing outside the layer is touched, whatever the archive holds. Thread-safe.
 //
 // errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where it
 // exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete, ENOSPC or EDQUOT if it does not fit,
 // EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem takes, ENAMETOOLONG for a name beyond what it takes, EIO if the
-// read function fails without an errno or returns more than it was asked for, ECANCELED after graphdriver_cancel, ENOTCONN
-// before graphdriver_init, else that of the read function or system call that failed.
+// read function fails without an errno or returns more than it was asked for, ECANCELED after graphdriver_cancel, EBUSY
+// in a callback if the layer is being worked on, and with devicemapper if it is an image's and mounted, ENOTCONN before
+// graphdriver_init, else that of the read function or system call that failed.
 int graphdriver_apply_diff(const char *id,
                            const struct io_read_wrapper *content,
                            int64_t *layer_size);
@@ -211,8 +246,9 @@ int graphdriver_apply_diff(const char *id,
 //                  memory is the caller's to free (graphdriver_free_map or graphdriver_clear_map).
 // @return 0, or -1 with errno and graphdriver_last_error() set; the map is unchanged then.
 //
-// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if it is damaged, ENOTCONN before
-// graphdriver_init, else that of the system call that failed.
+// Of a damaged overlay2 layer it gives what it can: LowerDir is left out where the list of parents cannot be read, and the log says
+// why. Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN (devicemapper) if it is damaged,
+// EBUSY in a callback if the layer is being worked on, ENOTCONN before graphdriver_init, else that of the system call that failed.
 int graphdriver_get_layer_metadata(const char *id,
                                    json_map_string_string *map_info);
 
@@ -224,13 +260,14 @@ int graphdriver_get_layer_metadata(const char *id,
 // Thread-safe. errno: ENOTCONN before graphdriver_init, else that of the system call that failed.
 struct graphdriver_status *graphdriver_get_status(void);
 
-// Releases what the driver holds: overlay2 unmounts its home directory, devicemapper stops its worker and unmounts layers.
+// Releases what the driver holds: its background thread ends, and other processes may use the home. overlay2 also takes away the
+// bind mount of home on itself, if that is its own or was left by a process before it. Mounted layers stay mounted.
 //
 // @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
 //
-// Thread-safe; waits for calls under way, which graphdriver_cancel(NULL) makes shorter. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
-// if layers are still mounted below home, another thread is initialising or cleaning up, or in a callback of this library;
-// ENOTCONN before graphdriver_init.
+// Thread-safe; waits for calls under way, which graphdriver_cancel(NULL) makes shorter. Calls made afterwards fail with ENOTCONN
+// until the next graphdriver_init. errno: EBUSY if layers that are mounted below keep home from being unmounted, another thread
+// is initialising or cleaning up, or in a callback of this library; ENOTCONN before graphdriver_init.
 int graphdriver_cleanup(void);
 
 // The same as graphdriver_init, with the driver's home at <storage_root>/<name>.
@@ -267,14 +304,20 @@ int graphdriver_unpack_layer(const char *id,
 // errno: EINVAL for a bad id.
 int graphdriver_cancel(const char *id);
 
-// Mends a layer whose link to its parents is damaged. A layer that is whole, or does not exist, is left alone.
+// Mends what a layer has lost beside its content: with overlay2 its name in l/ and the file "link", the list of its parents
+// ("lower", or the directory "empty" of a layer without any), and the directories "work" and "merged", which hold nothing of
+// anybody's. What the layer's own list says counts for more than the caller's word; where it has lost that and no parent is
+// named, what layers on top of it say. A layer that is whole, or does not exist, is left alone.
 //
 // @param id      the layer, not NULL
 // @param parent  its parent; NULL or "" for a base layer
-// @return 0, or -1 with errno and graphdriver_last_error() set.
+// @return 0, or -1 with errno and graphdriver_last_error() set: all is as it was before.
 //
-// Thread-safe. errno: EINVAL for a bad id, ENOENT if the parent is needed and does not exist, EUCLEAN if it is damaged itself,
-// ENOTCONN before graphdriver_init.
+// Does not mend content that is missing or incomplete. Thread-safe. errno: EINVAL for a bad id, for a parent other than the one
+// in the layer's own list, and for one that is the layer itself or is stacked upon it; ENOENT if the parent is needed and does
+// not exist; EUCLEAN if the layer's content, its parent or a layer below that is missing, damaged or incomplete; EBUSY in a
+// callback if the layer or its parent is being worked on; ENOTCONN before graphdriver_init; else that of the system call that
+// failed.
 int graphdriver_try_repair_lowers(const char *id,
                                   const char *parent);
 
@@ -286,7 +329,8 @@ int graphdriver_try_repair_lowers(const char *id,
 // @return 0, or -1 with errno and graphdriver_last_error() set; nothing is written then.
 //
 // Takes constant time where a project quota counts; else every file is looked at. Thread-safe. errno: EINVAL for a bad id,
-// ENOENT if there is no such layer, ENOTCONN before graphdriver_init, else that of the system call that failed.
+// ENOENT if there is no such layer, EUCLEAN if its content is missing, EBUSY in a callback if it is being worked on, ENOTCONN
+// before graphdriver_init, else that of the system call that failed.
 int graphdriver_get_layer_usage(const char *id,
                                 uint64_t *bytes,
                                 uint64_t *inodes);
@@ -300,10 +344,11 @@ const char *graphdriver_last_error(void);
 
 // Installs a function that receives the library's log; without one it logs nowhere.
 //
-// @param callback  called on the thread that logs, also on several at a time, with a severity as in syslog(3) (3 error,
-//                  4 warning, 6 information, 7 debugging) and a line without newline that is valid during the call. It may call
-//                  the library, but neither graphdriver_init nor graphdriver_cleanup nor on a layer that is being worked on
-//                  (EBUSY), and must return. NULL: no more log.
+// @param callback  called on the thread that logs, be it the library's own that deletes what is left, also on several at a time,
+//                  with a severity as in syslog(3) (3 error, 4 warning, 6 information, 7 debugging) and a line without newline
+//                  that is valid during the call. It may call the library, but neither graphdriver_init nor graphdriver_cleanup,
+//                  nor anything that would have to wait for a layer that is being worked on (EBUSY): the line may come from such
+//                  work. It must return. NULL: no more log.
 // @param user      handed to the callback
 //
 // Thread-safe. A call of the previous callback may still be under way when this returns.

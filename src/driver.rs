@@ -81,20 +81,22 @@ pub trait Driver: Send + Sync {
     /// Makes a layer on top of `parent`, or an empty one.
     ///
     /// # Errors
-    /// The parent does not exist, the id is taken by something that must not be lost, an option is unknown or cannot be kept.
-    /// Nothing of the layer is left then.
+    /// The parent does not exist or is incomplete, the id is taken by something that is not proven to be a leftover, an option is
+    /// unknown or cannot be kept. Everything is as it was then.
     fn create(&self, id: &LayerId, parent: Option<&LayerId>, access: Access, options: &mut CreateOptions) -> Result<()>;
 
-    /// Deletes a layer with its content; a mount of it is detached first. A layer that does not exist is a success.
+    /// Deletes a layer with its content; mounts of it are detached first. A layer that does not exist is a success, and so is one
+    /// of which something can be deleted later only: its id is free, and the driver does the rest in the background.
     ///
     /// # Errors
-    /// Something could not be deleted; the layer is gone all the same or fully there.
+    /// What has the id is no layer, or could not be taken away; it is there as it was.
     fn remove(&self, id: &LayerId) -> Result<()>;
 
-    /// Mounts a layer and returns where its root directory is. A mounted layer stays as it is.
+    /// Mounts a layer and returns where its root directory is: a read-only layer read-only. A mounted layer stays as it is.
     ///
     /// # Errors
-    /// The layer does not exist, is damaged, or the kernel refuses.
+    /// The layer does not exist, it or an ancestor is damaged or incomplete, the kernel refuses, or has mounted it otherwise than
+    /// was asked for.
     fn mount(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf>;
 
     /// Takes one mount of the layer away. One that is not mounted, or does not exist, is a success.
@@ -103,7 +105,8 @@ pub trait Driver: Send + Sync {
     /// The kernel refuses.
     fn umount(&self, id: &LayerId) -> Result<()>;
 
-    /// Whether the layer is there and whole. Small damage that can be repaired from what is there is repaired.
+    /// Whether removing the layer could lose anything: false only for what is absent or whose first unpack is not finished. Damage
+    /// is told by [`Driver::mount`]; a caller may delete what does not exist. Nothing is written.
     ///
     /// # Errors
     /// It could not be found out.
@@ -112,8 +115,8 @@ pub trait Driver: Send + Sync {
     /// Unpacks a layer archive (see [`crate::archive`]) into the layer.
     ///
     /// # Errors
-    /// The archive is malformed, exceeds a limit, or could not be written whole, or the unpack was cancelled; the layer is then
-    /// empty or marked unusable.
+    /// The archive is malformed, exceeds a limit, or could not be written whole, or the unpack was cancelled. If nothing was changed
+    /// yet, the layer is as it was; else it is empty as before, or marked unusable.
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()>;
 
     /// [`Driver::unpack`] of what most callers ask for.
@@ -124,10 +127,10 @@ pub trait Driver: Send + Sync {
         self.unpack(id, Unpack { size, ..Unpack::of(content) })
     }
 
-    /// Where the layer's parts are.
+    /// Where the layer's parts are, as far as they can be told: who gets no metadata may delete the layer.
     ///
     /// # Errors
-    /// The layer does not exist or is damaged.
+    /// The layer does not exist.
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>>;
 
     /// What the layer itself, without its parents, occupies.
@@ -136,10 +139,12 @@ pub trait Driver: Send + Sync {
     /// The layer does not exist or cannot be read.
     fn layer_usage(&self, id: &LayerId) -> Result<Usage>;
 
-    /// Makes a layer whose link to its parents is damaged usable again, if it is.
+    /// Makes a layer usable again that has lost anything but content: what links it to its parents, or directories that hold nothing.
+    /// What is still known of its parents counts for more than `parent`.
     ///
     /// # Errors
-    /// The parent is needed and does not exist.
+    /// The parent is needed and does not exist, is not the layer's, or something is missing that cannot be made again. Everything is
+    /// as it was then.
     fn repair_lowers(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()>;
 
     /// The driver's state.
@@ -155,7 +160,7 @@ pub trait Driver: Send + Sync {
     /// Takes up again what was stopped by [`Driver::pause`]: there is no other one.
     fn resume(&self);
 
-    /// Releases what the driver holds. Layers that are mounted stay mounted.
+    /// Releases what the driver holds, and nothing that another one holds. Layers that are mounted stay mounted.
     ///
     /// # Errors
     /// Something is still in use; the driver stays usable.

@@ -66,14 +66,20 @@ pub unsafe extern "C" fn graphdriver_cancel(id: *const c_char) -> c_int {
     })
 }
 
-/// Mends a layer whose link to its parents is damaged. A layer that is whole, or does not exist, is left alone.
+/// Mends what a layer has lost beside its content: with overlay2 its name in l/ and the file "link", the list of its parents
+/// ("lower", or the directory "empty" of a layer without any), and the directories "work" and "merged", which hold nothing of
+/// anybody's. What the layer's own list says counts for more than the caller's word; where it has lost that and no parent is
+/// named, what layers on top of it say. A layer that is whole, or does not exist, is left alone.
 ///
 /// @param id      the layer, not NULL
 /// @param parent  its parent; NULL or "" for a base layer
-/// @return 0, or -1 with errno and graphdriver_last_error() set.
+/// @return 0, or -1 with errno and graphdriver_last_error() set: all is as it was before.
 ///
-/// Thread-safe. errno: EINVAL for a bad id, ENOENT if the parent is needed and does not exist, EUCLEAN if it is damaged itself,
-/// ENOTCONN before graphdriver_init.
+/// Does not mend content that is missing or incomplete. Thread-safe. errno: EINVAL for a bad id, for a parent other than the one
+/// in the layer's own list, and for one that is the layer itself or is stacked upon it; ENOENT if the parent is needed and does
+/// not exist; EUCLEAN if the layer's content, its parent or a layer below that is missing, damaged or incomplete; EBUSY in a
+/// callback if the layer or its parent is being worked on; ENOTCONN before graphdriver_init; else that of the system call that
+/// failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_try_repair_lowers(id: *const c_char, parent: *const c_char) -> c_int {
     guard("graphdriver_try_repair_lowers", -1, || {
@@ -91,7 +97,8 @@ pub unsafe extern "C" fn graphdriver_try_repair_lowers(id: *const c_char, parent
 /// @return 0, or -1 with errno and graphdriver_last_error() set; nothing is written then.
 ///
 /// Takes constant time where a project quota counts; else every file is looked at. Thread-safe. errno: EINVAL for a bad id,
-/// ENOENT if there is no such layer, ENOTCONN before graphdriver_init, else that of the system call that failed.
+/// ENOENT if there is no such layer, EUCLEAN if its content is missing, EBUSY in a callback if it is being worked on, ENOTCONN
+/// before graphdriver_init, else that of the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_get_layer_usage(id: *const c_char, bytes: *mut u64, inodes: *mut u64) -> c_int {
     guard("graphdriver_get_layer_usage", -1, || {
@@ -120,10 +127,11 @@ pub extern "C" fn graphdriver_last_error() -> *const c_char {
 
 /// Installs a function that receives the library's log; without one it logs nowhere.
 ///
-/// @param callback  called on the thread that logs, also on several at a time, with a severity as in syslog(3) (3 error,
-///                  4 warning, 6 information, 7 debugging) and a line without newline that is valid during the call. It may call
-///                  the library, but neither graphdriver_init nor graphdriver_cleanup nor on a layer that is being worked on
-///                  (EBUSY), and must return. NULL: no more log.
+/// @param callback  called on the thread that logs, be it the library's own that deletes what is left, also on several at a time,
+///                  with a severity as in syslog(3) (3 error, 4 warning, 6 information, 7 debugging) and a line without newline
+///                  that is valid during the call. It may call the library, but neither graphdriver_init nor graphdriver_cleanup,
+///                  nor anything that would have to wait for a layer that is being worked on (EBUSY): the line may come from such
+///                  work. It must return. NULL: no more log.
 /// @param user      handed to the callback
 ///
 /// Thread-safe. A call of the previous callback may still be under way when this returns.
