@@ -95,7 +95,7 @@ fn start_with_much_to_delete() {
     init().unwrap();
     subject.create_ro("layer", None).unwrap();
     subject.cleanup().unwrap();
-    let mut starts = |rounds| {
+    let starts = |rounds| {
         let (mut start, mut end) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             timed(&mut start, init);
