@@ -335,7 +335,7 @@ fn root_killed_anywhere_a_layer_is_whole_or_gone() {
     assert!(kills > 60, "{kills} kills");
 }
 
-/// Durability is on by default: a create syncs its small files and their directory before the rename and nothing else; an unpack
+/// Durability is on by default: a create syncs its small files before the rename, home after it, and nothing else; an unpack
 /// ends with one syncfs, then the mark goes and that is synced; no file is synced by itself.
 #[test]
 fn root_what_is_synced_and_when() {
@@ -357,7 +357,7 @@ fn root_what_is_synced_and_when() {
             .map(|line| line.split(' ').find(|word| word.contains('(')).unwrap().split('(').next().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(calls(0), ["fsync", "fsync", "fsync", "renameat2"], "lower, link, their directory, then its name");
+    assert_eq!(calls(0), ["fsync", "fsync", "renameat2", "fsync"], "lower, link, and when it has its name, home");
     assert_eq!(calls(1), ["syncfs", "fremovexattr", "fsync"]);
 }
 
