@@ -1,7 +1,8 @@
 //! Where log lines go: nowhere, until the host program installs a sink.
 //!
-//! The library never writes to the host's stdout or stderr (Rust's own message of a panic, which is a defect, goes to stderr). A sink is called on the thread that logs, without any lock of
-//! this library held, so that it may call back into it.
+//! The library never writes to the host's stdout or stderr (Rust's own message of a panic, which is a defect, goes to stderr). A sink
+//! is called on the thread that logs, and may call back into the library: none of its mutexes is held then. Layers may be held
+//! (`locks.rs`); what would have to wait for one is refused.
 
 use std::cell::Cell;
 use std::fmt;
