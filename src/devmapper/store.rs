@@ -1,7 +1,11 @@
 //! The metadata files in `<home>/metadata`: reading, replacing and forgetting them so that a crash leaves the old or the new.
+//!
+//! A device's file is replaced by rename. Where the disk has no room for a second file, and for the transaction always, the new
+//! content is written over the old: it is one sector, which is written whole or not at all, and takes no space, so that layers
+//! can be deleted when the disk is full.
 
-use super::record::{BASE, Device, DeviceSet, Transaction};
-use super::steps::Steps;
+use super::kernel::Steps;
+use super::record::{BASE, Device, DeviceSet, Transaction, in_stage, padded};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -10,10 +14,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 const SET: &str = "deviceset-metadata";
 const TRANSACTION: &str = "transaction-metadata";
-/// Where files go that cannot be read; beside `metadata`, because the C module deletes what it does not know in there.
+/// Where files go that cannot be read and are in the way; beside `metadata`, because the C module deletes what it does not know in
+/// there.
 const CORRUPT: &str = "metadata-corrupt";
 /// A metadata file is a few hundred bytes.
 const MAX_FILE: usize = 1 << 16;
+/// The least that a disk writes whole or not at all, bytes.
+const ATOMIC: usize = 512;
 
 pub(super) struct Store {
     home: OwnedFd,
@@ -25,6 +32,12 @@ pub(super) struct Store {
 #[derive(Default)]
 pub(super) struct Contents {
     pub devices: Vec<Device>,
+    /// Files of layers that cannot be read, and why.
+    pub damaged: Vec<(String, Error)>,
+    /// Left by writes that a crash ended.
+    pub stale: Vec<String>,
+    /// Of others.
+    pub foreign: Vec<String>,
 }
 
 impl Store {
@@ -38,7 +51,7 @@ impl Store {
         Ok(Store { home, dir, steps })
     }
 
-    /// Reads all device files. Damaged ones are set aside, files of others are left where they are.
+    /// Reads all device files, and changes nothing.
     pub(super) fn scan(&self) -> Result<Contents> {
         let mut names = Vec::new();
         fs::each_entry(&self.dir, |entry| {
@@ -47,38 +60,32 @@ impl Store {
         })?;
         let mut contents = Contents::default();
         for name in names {
-            let shown = fs::shown(&name);
             match name.to_str() {
                 Some(SET | TRANSACTION) => {}
-                Some(name) if is_stale_staging(name) => self.sweep(name)?,
-                Some(name) if name == BASE || LayerId::parse(name.as_bytes()).is_ok() => {
-                    if fs::stat_at(&self.dir, name)?.kind == FileKind::File {
-                        contents.devices.extend(self.device_or_set_aside(name)?);
+                Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
+                Some(name) if name == BASE || in_stage(name) || LayerId::parse(name.as_bytes()).is_ok() => {
+                    match self.device(name) {
+                        Ok(device) => contents.devices.extend(device),
+                        Err(e) => contents.damaged.push((name.to_owned(), e)),
                     }
                 }
-                _ => log::warn!("devicemapper: '{shown}' in the metadata directory is none of ours; left alone"),
+                _ => contents.foreign.push(fs::shown(&name)),
             }
         }
         Ok(contents)
     }
 
-    fn sweep(&self, name: &str) -> Result<()> {
+    /// Removes what a crash left of a write.
+    pub(super) fn sweep(&self, name: &str) -> Result<()> {
         log::info!("devicemapper: removing '{name}', left by a crash");
         fs::remove_file_at(&self.dir, name)
     }
 
-    fn device_or_set_aside(&self, name: &str) -> Result<Option<Device>> {
-        match self.device(name) {
-            Err(e) if e.kind() == Kind::Corrupt => self.set_aside(name, &e).map(|()| None),
-            outcome => outcome,
-        }
-    }
-
     /// Moves a damaged file out of the way. The thin device it stood for keeps its id: the pool refuses to make it again.
-    fn set_aside(&self, name: &str, why: &Error) -> Result<()> {
+    pub(super) fn set_aside(&self, name: &str) -> Result<()> {
         let corrupt = make_dir(&self.home, CORRUPT, 0o700)?;
         let to = format!("{}-{}", &name[..name.len().min(200)], hex()?);
-        log::warn!("devicemapper: METADATA FILE '{name}' IS DAMAGED ({why}); moved to '{CORRUPT}/{to}', its layer is lost");
+        log::warn!("devicemapper: damaged metadata file '{name}' is moved to '{CORRUPT}/{to}'; the pool still has its device");
         fs::rename_at(&self.dir, name, &corrupt, &to)?;
         fs::fsync(&corrupt, CORRUPT)?;
         fs::fsync(&self.dir, "metadata")
@@ -94,29 +101,41 @@ impl Store {
 
     /// The file of one device; `None` if there is none.
     pub(super) fn device(&self, name: &str) -> Result<Option<Device>> {
-        let content = self.read(name)?;
-        let parsed = content.map(|content| Device::parse(name, &content)).transpose();
-        let parsed = parsed.context(|| format!("metadata file '{name}'"))?;
-        // A copy under another name must not make two layers of one device: deleting one would destroy the other.
-        Ok(parsed.filter(|device| {
-            let is_own = device.hash == name;
-            if !is_own {
-                log::warn!("devicemapper: metadata file '{name}' is about '{}'; ignored", device.hash.escape_debug());
-            }
-            is_own
-        }))
+        let read = match fs::stat_at(&self.dir, name) {
+            Ok(stat) if stat.kind != FileKind::File => Err(Error::new(Kind::Corrupt, "it is no regular file")),
+            _ => self.read(name),
+        };
+        let parsed = read.and_then(|content| content.map(|content| Device::parse(name, &content)).transpose());
+        let damaged = || format!("metadata file '{name}' is damaged");
+        let hint = "restore it from a backup, or remove the layer";
+        parsed.map_err(|e| e.hint(hint).with_kind(Kind::Corrupt)).context(damaged)
     }
 
-    pub(super) fn save_device(&self, device: &Device) -> Result<()> {
-        self.save(&device.hash, &device.text())
+    /// Writes the file of a device. One on the stage says already which layer it is going to be, or was.
+    pub(super) fn save_device(&self, device: &Device, layer: &str) -> Result<()> {
+        self.save(&device.hash, &device.text(layer))
+    }
+
+    /// Gives a file of the stage its layer's name; the file that has the name, if there is one, gets that of the stage.
+    pub(super) fn publish(&self, staged: &str, name: &str, exchange: bool) -> Result<()> {
+        self.steps.make("publish", name, || {
+            match exchange {
+                true => fs::exchange_at(&self.dir, staged, name),
+                false => fs::rename_new_at(&self.dir, staged, &self.dir, name),
+            }?;
+            fs::fsync(&self.dir, "metadata")
+        })
     }
 
     /// Removes a device's file; one that is not there is a success.
     pub(super) fn forget_device(&self, name: &str) -> Result<()> {
-        self.forget(name)
+        self.steps.make("forget", name, || match fs::remove_file_at(&self.dir, name) {
+            Err(e) if fs::is_absent(&e) => Ok(()),
+            outcome => outcome.and_then(|()| fs::fsync(&self.dir, "metadata")),
+        })
     }
 
-    /// What was saved about the whole set; a damaged file is set aside and counts as none.
+    /// What was saved about the whole set; a damaged file counts as none.
     pub(super) fn device_set(&self) -> Result<DeviceSet> {
         self.special(SET, DeviceSet::parse).map(Option::unwrap_or_default)
     }
@@ -130,34 +149,62 @@ impl Store {
         self.special(TRANSACTION, Transaction::parse)
     }
 
-    pub(super) fn save_transaction(&self, transaction: &Transaction) -> Result<()> {
-        self.save(TRANSACTION, &transaction.text())
+    /// Records that a transaction is about to be made.
+    pub(super) fn begin(&self, transaction: &Transaction) -> Result<()> {
+        self.write_transaction("begin", transaction)
     }
 
-    pub(super) fn forget_transaction(&self) -> Result<()> {
-        self.forget(TRANSACTION)
+    /// Records that none is pending: that of the number that the pool has was the last.
+    pub(super) fn end(&self, transaction: &Transaction) -> Result<()> {
+        self.write_transaction("end", transaction)
+    }
+
+    fn write_transaction(&self, step: &str, transaction: &Transaction) -> Result<()> {
+        self.steps.make(step, TRANSACTION, || match self.overwrite(TRANSACTION, &transaction.text()) {
+            Err(e) if fs::is_absent(&e) => self.replace(TRANSACTION, &transaction.text()),
+            outcome => outcome,
+        })
+    }
+
+    /// Sees to it that the transaction's file has the room that any transaction may need.
+    pub(super) fn make_room_for_transactions(&self, current: u64) -> Result<()> {
+        if self.read(TRANSACTION)?.is_some_and(|content| content.len() >= Transaction::LENGTH) {
+            return Ok(());
+        }
+        let none = Transaction { open_transaction_id: current, ..Transaction::default() };
+        self.steps.make("end", TRANSACTION, || self.replace(TRANSACTION, &none.text()))
     }
 
     fn special<T>(&self, name: &str, parse: fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let Some(content) = self.read(name)? else { return Ok(None) };
         match parse(&content) {
             Ok(value) => Ok(Some(value)),
-            Err(e) => self.set_aside(name, &e).map(|()| None),
+            Err(e) => {
+                log::warn!("devicemapper: metadata file '{name}' is damaged ({e}); it counts as missing");
+                Ok(None)
+            }
         }
     }
 
     fn save(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.steps.make("save", name, || {
-            let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], hex()?);
-            fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
+        self.steps.make("save", name, || match self.replace(name, content) {
+            Err(e) if e.kind() == Kind::NoSpace => self.overwrite(name, content).map_err(|other| e.and_also(other)),
+            outcome => outcome,
         })
     }
 
-    fn forget(&self, name: &str) -> Result<()> {
-        self.steps.make("forget", name, || match fs::remove_file_at(&self.dir, name) {
-            Err(e) if fs::is_absent(&e) => Ok(()),
-            outcome => outcome.and_then(|()| fs::fsync(&self.dir, "metadata")),
-        })
+    fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], hex()?);
+        fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
+    }
+
+    /// Writes over the content of a file, as long as it is, which takes no space.
+    fn overwrite(&self, name: &str, content: &[u8]) -> Result<()> {
+        let length = usize::try_from(fs::stat_at(&self.dir, name)?.size).unwrap_or(usize::MAX);
+        if content.len().max(length) > ATOMIC {
+            return Err(Error::new(Kind::NoSpace, format!("'{name}' is too long to be written in place")));
+        }
+        fs::overwrite_at(&self.dir, name, &padded(content, length))
     }
 }
 

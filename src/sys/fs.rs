@@ -97,6 +97,16 @@ pub fn replace_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mod
     }
 }
 
+/// Writes `content` over the beginning of the existing file `name`, and forces it to disk. Takes no space that it does not have.
+pub fn overwrite_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let name = name.as_ref();
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = std::fs::File::from(named(nix::fcntl::openat(dir, name, flags, Mode::empty()), "open", name)?);
+    let written = file.write_all_at(content, 0).and_then(|()| file.sync_data());
+    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
 /// Reads the regular file `name` whole; one longer than `limit` bytes is an error.
 pub fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, limit: usize) -> Result<Vec<u8>> {
     let name = name.as_ref();
@@ -132,6 +142,13 @@ pub fn rename_new_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl 
     let (from, to) = (from.as_ref(), to.as_ref());
     let outcome = nix::fcntl::renameat2(from_dir, from, to_dir, to, RenameFlags::RENAME_NOREPLACE);
     check(outcome, || format!("rename '{}' to '{}' (which must not exist)", shown(from), shown(to)))
+}
+
+/// Exchanges two names of one directory, both of which must exist, in one step.
+pub fn exchange_at(dir: impl AsFd, one: impl AsRef<OsStr>, other: impl AsRef<OsStr>) -> Result<()> {
+    let (one, other) = (one.as_ref(), other.as_ref());
+    let outcome = nix::fcntl::renameat2(&dir, one, &dir, other, RenameFlags::RENAME_EXCHANGE);
+    check(outcome, || format!("exchange '{}' and '{}'", shown(one), shown(other)))
 }
 
 /// Makes a symlink with this text.
