@@ -6,7 +6,7 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!      archive  quota  tree  mounts  backing  options  locks  id
+//!      archive  quota  tree  mounts  backing  options  lease  locks  undo  worker  id
 //!                                                   │
 //!                                                  sys
 //!               error, log: used by all, use nothing
@@ -20,6 +20,7 @@ pub mod driver;
 pub mod error;
 pub mod graph;
 pub mod id;
+pub mod lease;
 pub mod locks;
 pub mod log;
 pub mod mounts;
@@ -28,3 +29,5 @@ pub mod overlay;
 pub mod quota;
 mod sys;
 pub mod tree;
+pub mod undo;
+pub mod worker;

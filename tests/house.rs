@@ -16,13 +16,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("driver", &["id"]),
     ("backing", &[]),
     ("locks", &[]),
+    ("undo", &[]),
+    ("worker", &["locks", "sys"]),
+    ("lease", &["id", "locks", "sys"]),
     ("tree", &["sys", "driver"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree"]),
-    ("overlay", &["archive", "backing", "locks", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("devmapper", &["archive", "backing", "locks", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("graph", &["overlay", "devmapper", "driver"]),
+    (
+        "overlay",
+        &[
+            "archive", "backing", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id", "driver",
+            "sys",
+        ],
+    ),
+    (
+        "devmapper",
+        &["archive", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver", "sys"],
+    ),
+    ("graph", &["overlay", "devmapper", "driver", "lease"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
 
