@@ -72,11 +72,7 @@ pub(super) fn number(device: u64) -> String {
 
 /// The table line of a device, in the pool of this number.
 pub(super) fn table(pool: &str, device: &Device) -> Target {
-    Target {
-        kind: "thin".to_owned(),
-        sectors: device.size / SECTOR,
-        text: format!("{pool} {}", device.device_id),
-    }
+    Target { kind: "thin".to_owned(), sectors: device.size / SECTOR, text: format!("{pool} {}", device.device_id) }
 }
 
 /// How an active device compares with what it should be.

@@ -61,6 +61,7 @@ const MAX_STAGED: usize = 255 - STAGE.len();
 
 /// The file of a layer that is being built. Of two very long ids that differ only at their ends, one waits for the other.
 pub(super) fn staged(layer: &str) -> String {
+    let layer = layer.strip_prefix(STAGE).unwrap_or(layer);
     format!("{STAGE}{}", &layer[..layer.len().min(MAX_STAGED)])
 }
 
@@ -289,8 +290,16 @@ mod tests {
         let parent = "p\"\\".to_owned();
         let device_id = DeviceId::try_from(1).unwrap();
         let (read_only, unfilled, incomplete) = (true, true, true);
-        let device =
-            Device { hash: "l1".to_owned(), device_id, size: 1, parent, read_only, unfilled, incomplete, ..Device::default() };
+        let device = Device {
+            hash: "l1".to_owned(),
+            device_id,
+            size: 1,
+            parent,
+            read_only,
+            unfilled,
+            incomplete,
+            ..Device::default()
+        };
         assert_eq!(Device::parse("l1", &device.text("l1")).unwrap(), device);
         assert_eq!(Device::parse("l1", &padded(&device.text("l1"), 1000)).unwrap(), device);
         assert_eq!(padded(&device.text("l1"), 1000).len(), 1000);
@@ -303,7 +312,8 @@ mod tests {
         for layer in ["l1".to_owned(), "x".repeat(255)] {
             let name = staged(&layer);
             assert!(name.len() <= 255 && in_stage(&name) && !in_stage(&layer));
-            let device = Device { hash: name.clone(), device_id: DeviceId::try_from(1).unwrap(), size: 1, ..Device::default() };
+            let device =
+                Device { hash: name.clone(), device_id: DeviceId::try_from(1).unwrap(), size: 1, ..Device::default() };
             assert_eq!(Device::parse(&name, &device.text(&layer)).unwrap(), device);
             assert_eq!(Device::parse(&layer, &device.text(&layer)).unwrap().hash, layer);
             assert!(Device::parse("other", &device.text(&layer)).is_err());
@@ -323,9 +333,20 @@ mod tests {
 
     #[test]
     fn damage_is_told() {
-        for bad in
-            ["", "{", "[]", "{}", "{}x", "{\"device_id\": 1}", "{\"size\": 1}", "{\"device_id\": -1}", "{\"device_id\": 16777216}", "{\"size\": \"1\"}", "{\"hash\": 1}", "{\"hash\": \"y\", \"device_id\": 1, \"size\": 1}"]
-        {
+        for bad in [
+            "",
+            "{",
+            "[]",
+            "{}",
+            "{}x",
+            "{\"device_id\": 1}",
+            "{\"size\": 1}",
+            "{\"device_id\": -1}",
+            "{\"device_id\": 16777216}",
+            "{\"size\": \"1\"}",
+            "{\"hash\": 1}",
+            "{\"hash\": \"y\", \"device_id\": 1, \"size\": 1}",
+        ] {
             assert_eq!(Device::parse("x", bad.as_bytes()).unwrap_err().kind(), Kind::Corrupt, "{bad}");
         }
         assert!(DeviceSet::parse(b"\0\0").is_err() && Transaction::parse(b"").is_err());

@@ -81,7 +81,9 @@ impl Store {
     pub(super) fn set_aside(&self, name: &str) -> Result<()> {
         let corrupt = make_dir(&self.home, CORRUPT, 0o700)?;
         let to = format!("{}-{}", &name[..name.len().min(200)], hex()?);
-        log::warn!("devicemapper: damaged metadata file '{name}' is moved to '{CORRUPT}/{to}'; the pool still has its device");
+        log::warn!(
+            "devicemapper: damaged metadata file '{name}' is moved to '{CORRUPT}/{to}'; the pool still has its device"
+        );
         fs::rename_at(&self.dir, name, &corrupt, &to)?;
         fs::fsync(&corrupt, CORRUPT)?;
         fs::fsync(&self.dir, "metadata")
@@ -237,51 +239,104 @@ mod tests {
         Store::open(fs::open_dir(&scratch.0).unwrap(), Steps::default()).unwrap()
     }
 
-    #[test]
-    fn one_process_at_a_time() {
-        let scratch = Scratch::new("lock");
-        let first = store(&scratch);
-        let second = Store::open(fs::open_dir(&scratch.0).unwrap(), Steps::default());
-        assert_eq!(second.err().map(|e| e.kind()), Some(Kind::Busy));
-        drop(first);
-        store(&scratch);
+    fn device(name: &str) -> Device {
+        Device { hash: name.to_owned(), device_id: 7.try_into().unwrap(), size: 4096, ..Device::default() }
+    }
+
+    fn names(dir: &std::path::Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     #[test]
     fn files_come_back_as_they_were_saved() {
         let scratch = Scratch::new("save");
         let store = store(&scratch);
-        let device = Device { hash: "l1".to_owned(), size: 4096, ..Device::default() };
-        store.save_device(&device).unwrap();
-        assert_eq!(store.device("l1").unwrap(), Some(device.clone()));
-        assert_eq!(store.scan().unwrap().devices, [device]);
+        store.save_device(&device("l1"), "l1").unwrap();
+        assert_eq!(store.device("l1").unwrap(), Some(device("l1")));
+        assert_eq!(store.scan().unwrap().devices, [device("l1")]);
         store.forget_device("l1").unwrap();
         store.forget_device("l1").unwrap();
         assert_eq!(store.device("l1").unwrap(), None);
-        let names: Vec<_> = std::fs::read_dir(scratch.0.join("metadata")).unwrap().collect();
-        assert!(names.is_empty(), "{names:?}");
+        assert_eq!(names(&scratch.0.join("metadata")), [""; 0]);
     }
 
     #[test]
-    fn damaged_files_are_set_aside_and_foreign_ones_left() {
+    fn a_scan_tells_the_damaged_and_changes_nothing() {
         let scratch = Scratch::new("damage");
         let store = store(&scratch);
         let dir = scratch.0.join("metadata");
-        let staging = ".tmp-x-0123456789";
-        for (name, content) in
-            [("bad", "{"), ("README.txt~", "x"), (".hidden", "x"), (staging, "{"), (SET, "{"), (TRANSACTION, "")]
-        {
+        let stale = ".tmp-x-0123456789";
+        let copy = "{\"hash\": \"l1\", \"device_id\": 3, \"size\": 4096}";
+        let long = " ".repeat(MAX_FILE + 1);
+        let files = [("bad", "{"), ("empty", "{}"), ("copy", copy), ("long", &long), ("README.txt~", "x"), (".hidden", "x")];
+        for (name, content) in files.into_iter().chain([(stale, "{"), (SET, "{"), (TRANSACTION, "")]) {
             std::fs::write(dir.join(name), content).unwrap();
         }
         std::fs::create_dir(dir.join("dir")).unwrap();
-        std::fs::write(dir.join("copy"), "{\"hash\": \"l1\", \"device_id\": 3}").unwrap();
-        assert!(store.scan().unwrap().devices.is_empty());
+        let before = names(&dir);
+        let found = store.scan().unwrap();
+        assert_eq!(found.devices, []);
+        let mut damaged: Vec<_> = found.damaged.iter().map(|(name, _)| name.as_str()).collect();
+        damaged.sort_unstable();
+        assert_eq!(damaged, ["bad", "copy", "dir", "empty", "long"]);
+        assert!(found.damaged.iter().all(|(_, why)| why.kind() == Kind::Corrupt));
+        assert_eq!((found.stale, found.foreign.len()), (vec![stale.to_owned()], 2));
         assert_eq!(store.device_set().unwrap(), DeviceSet::default());
         assert_eq!(store.transaction().unwrap(), None);
-        let mut left: Vec<_> =
-            std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        left.sort();
-        assert_eq!(left, [".hidden", "README.txt~", "copy", "dir"]);
-        assert_eq!(std::fs::read_dir(scratch.0.join(CORRUPT)).unwrap().count(), 3);
+        assert_eq!(names(&dir), before);
+        store.set_aside("bad").unwrap();
+        assert_eq!(names(&scratch.0.join(CORRUPT)).len(), 1);
+    }
+
+    #[test]
+    fn a_transaction_is_written_in_place() {
+        let scratch = Scratch::new("in-place");
+        let store = store(&scratch);
+        let file = scratch.0.join("metadata").join(TRANSACTION);
+        // As long as the C module makes it: it gets its full length while there is room.
+        std::fs::write(&file, "{\n    \"open_transaction_id\": 3\n}\n").unwrap();
+        store.make_room_for_transactions(3).unwrap();
+        let before = std::fs::metadata(&file).unwrap();
+        for (number, name) in [(7, "short".to_owned()), (8, "x".repeat(255)), (9, "y".to_owned())] {
+            let transaction =
+                Transaction { open_transaction_id: number, device_hash: name, device_id: 5.try_into().unwrap() };
+            store.begin(&transaction).unwrap();
+            assert_eq!(store.transaction().unwrap(), Some(transaction));
+        }
+        use std::os::unix::fs::MetadataExt;
+        let after = std::fs::metadata(&file).unwrap();
+        assert_eq!((before.ino(), before.len()), (after.ino(), after.len()));
+        assert_eq!(names(&scratch.0.join("metadata")), [TRANSACTION]);
+    }
+
+    #[test]
+    fn a_device_is_marked_in_place_where_there_is_no_room() {
+        let scratch = Scratch::new("full");
+        let store = store(&scratch);
+        store.save_device(&device("l1"), "l1").unwrap();
+        for marked in [Device { deleted: true, ..device("l1") }, device("l1")] {
+            store.overwrite("l1", &marked.text("l1")).unwrap();
+            assert_eq!(store.device("l1").unwrap(), Some(marked));
+        }
+        let parent = "x".repeat(500);
+        let long = Device { parent, ..device("l1") };
+        assert_eq!(store.overwrite("l1", &long.text("l1")).unwrap_err().kind(), Kind::NoSpace);
+    }
+
+    #[test]
+    fn a_layer_gets_its_name_or_another_s() {
+        let scratch = Scratch::new("publish");
+        let store = store(&scratch);
+        let staged = crate::devmapper::record::staged("l1");
+        let new = Device { hash: staged.clone(), device_id: 8.try_into().unwrap(), ..device("l1") };
+        store.save_device(&device("l1"), "l1").unwrap();
+        store.save_device(&new, "l1").unwrap();
+        store.publish(&staged, "l1", false).unwrap_err();
+        store.publish(&staged, "l1", true).unwrap();
+        assert_eq!(store.device("l1").unwrap().map(|device| device.device_id.number()), Some(8));
+        assert_eq!(store.device(&staged).unwrap(), Some(Device { hash: staged, ..device("l1") }));
     }
 }

@@ -307,6 +307,14 @@ pub fn inodes_in_use(fd: impl AsFd) -> Result<u64> {
     Ok((st.files() as u64).saturating_sub(st.files_free() as u64))
 }
 
+/// Bytes that the filesystem that holds `fd` has left for everybody, and bytes it has in all (`statvfs(3)`).
+pub fn space(fd: impl AsFd) -> Result<(u64, u64)> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    let bytes = |blocks| (blocks as u64).saturating_mul(st.fragment_size() as u64);
+    Ok((bytes(st.blocks_available()), bytes(st.blocks())))
+}
+
 /// Bytes from the kernel's random pool.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0_u8; N];
