@@ -295,7 +295,7 @@ impl Devices {
         lock(&self.table).remove(name);
     }
 
-    /// The devices for which `wanted` holds, in no particular order.
+    /// The devices for which `wanted`, which must not ask the table itself, holds; in no particular order.
     pub(super) fn select(&self, wanted: impl Fn(&Device) -> bool) -> Vec<Device> {
         lock(&self.table).devices.values().filter(|device| wanted(device)).cloned().collect()
     }

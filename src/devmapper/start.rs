@@ -211,7 +211,8 @@ fn tidy_files(devices: &Devices, contents: &Contents) {
     for name in &contents.foreign {
         log::warn!("devicemapper: '{name}' in the metadata directory is none of ours; left alone");
     }
-    for device in devices.select(|device| devices.is_claimed_twice(device.device_id)) {
+    let all = devices.select(|_| true);
+    for device in all.into_iter().filter(|device| devices.is_claimed_twice(device.device_id)) {
         let (name, id) = (device.hash, device.device_id);
         log::warn!("devicemapper: layer '{name}' cannot be used: another one claims its device {id} as well");
     }
