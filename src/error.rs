@@ -23,12 +23,17 @@ pub mod errno {
     pub const EBUSY: i32 = 16;
     pub const EEXIST: i32 = 17;
     pub const EXDEV: i32 = 18;
+    pub const ENODEV: i32 = 19;
     pub const ENOTDIR: i32 = 20;
+    pub const EISDIR: i32 = 21;
     pub const EINVAL: i32 = 22;
+    pub const ENOSPC: i32 = 28;
+    pub const EROFS: i32 = 30;
     pub const ERANGE: i32 = 34;
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const ECANCELED: i32 = 125;
 }
 
 /// What sort of failure it is; decides the errno where no system call gave one.
@@ -65,6 +70,9 @@ pub enum Kind {
     /// A documented bound was exceeded.
     #[error("limit exceeded")]
     Limit,
+    /// The caller asked for an end before its time.
+    #[error("cancelled")]
+    Cancelled,
     /// A system call failed; the errno says why.
     #[error("system call failed")]
     System,
@@ -88,6 +96,7 @@ impl Kind {
             Kind::Corrupt => 117,               // EUCLEAN
             Kind::Archive => 74,                // EBADMSG
             Kind::Limit => 7,                   // E2BIG
+            Kind::Cancelled => 125,             // ECANCELED
             Kind::System | Kind::Internal => 5, // EIO
         }
     }

@@ -1,7 +1,9 @@
 //! Choosing a driver and using it: what the C interface is built upon, and what a Rust program would use.
 
-use crate::driver::Driver;
+use crate::cancel::Cancel;
+use crate::driver::{Driver, Unpack};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
 use crate::lease::Lease;
 use crate::log;
 use crate::{devmapper, overlay};
@@ -9,21 +11,34 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Makes a driver ready on a home directory. `name` is the name it was asked for by.
+/// Makes a driver ready on its home. `name` is the name it was asked for by.
 type Open = fn(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>>;
 
+/// A driver that can be chosen.
+#[derive(Clone, Copy)]
+struct Choice {
+    name: &'static str,
+    /// Refuses paths that cannot be its home, before anything is made there.
+    check: fn(home: &Path) -> Result<()>,
+    open: Open,
+}
+
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.
-const DRIVERS: [(&str, Open); 3] = [
-    ("overlay2", overlay::open),
-    ("overlay", overlay::open),
-    ("devicemapper", |_, home, options, lease| devmapper::open(home, options, lease)),
+const DRIVERS: [Choice; 3] = [
+    Choice { name: "overlay2", check: overlay::check_home, open: overlay::open },
+    Choice { name: "overlay", check: overlay::check_home, open: overlay::open },
+    Choice {
+        name: "devicemapper",
+        check: |_| Ok(()),
+        open: |_, home, options, lease| devmapper::open(home, options, lease),
+    },
 ];
 
-/// How to open the driver `name`.
-fn opener(name: &str) -> Result<Open> {
-    let found = DRIVERS.iter().find(|(known, _)| *known == name).map(|(_, open)| *open);
+/// The driver `name`.
+fn choice(name: &str) -> Result<Choice> {
+    let found = DRIVERS.iter().find(|driver| driver.name == name).copied();
     found.ok_or_else(|| {
-        let known = DRIVERS.map(|(known, _)| known).join(", ");
+        let known = DRIVERS.map(|driver| driver.name).join(", ");
         let what = format!("there is no driver '{}'", name.escape_debug());
         Error::new(Kind::Invalid, what).hint(format!("there are {known}"))
     })
@@ -37,6 +52,7 @@ fn opener(name: &str) -> Result<Open> {
 pub struct Graph {
     state: Mutex<State>,
     idle: Condvar,
+    unpacks: Mutex<Vec<(LayerId, Cancel)>>,
 }
 
 #[derive(Default)]
@@ -62,7 +78,11 @@ impl Graph {
     /// A place without a driver.
     #[must_use]
     pub const fn new() -> Graph {
-        Graph { state: Mutex::new(State { selected: None, users: 0, changing: false }), idle: Condvar::new() }
+        Graph {
+            state: Mutex::new(State { selected: None, users: 0, changing: false }),
+            idle: Condvar::new(),
+            unpacks: Mutex::new(Vec::new()),
+        }
     }
 
     /// Initialises the driver `name` with its home at `<storage_root>/<name>`, in place of the present one, which goes on if that
@@ -117,6 +137,29 @@ impl Graph {
         operation(&*driver)
     }
 
+    /// Unpacks an archive into a layer ([`Driver::unpack`]), where [`Graph::cancel`] can reach it.
+    ///
+    /// # Errors
+    /// There is no driver, or the operation's own.
+    pub fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        let cancel = request.cancel.clone();
+        self.unpacks().push((id.clone(), cancel.clone()));
+        let _listed = Listed(self, cancel);
+        self.with(|driver| driver.unpack(id, request))
+    }
+
+    /// Tells unpacks to end early with [`Kind::Cancelled`]: those into this layer, or all. Waits for nothing, and returns how many
+    /// there are.
+    pub fn cancel(&self, id: Option<&LayerId>) -> usize {
+        let unpacks = self.unpacks();
+        let meant = unpacks.iter().filter(|(layer, _)| id.is_none_or(|id| id == layer));
+        meant.map(|(_, cancel)| cancel.request()).count()
+    }
+
+    fn unpacks(&self) -> MutexGuard<'_, Vec<(LayerId, Cancel)>> {
+        self.unpacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps new operations out and waits for those under way.
     fn change(&self) -> Result<Change<'_>> {
         if DEPTH.get() > 0 || log::is_delivering() {
@@ -143,8 +186,9 @@ impl Graph {
 /// Opens the driver that is to take the place of `old`. Two on one home share its lease, and the old one pauses: it can go on if
 /// there is no new one, which needs nothing that may be missing then.
 fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options: &[&str]) -> Result<Selected> {
-    let open = opener(name)?;
+    let choice = choice(name)?;
     let home = storage_root.join(name);
+    (choice.check)(&home).context(|| format!("home '{}'", home.display()))?;
     let before = old.filter(|old| old.lease.is_of(&home));
     let lease = match before {
         Some(before) => Arc::clone(&before.lease),
@@ -153,7 +197,7 @@ fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options:
     if let Some(before) = before {
         before.driver.pause();
     }
-    match open(name, &home, options, Arc::clone(&lease)) {
+    match (choice.open)(name, &home, options, Arc::clone(&lease)) {
         Ok(driver) => Ok(Selected { driver: driver.into(), lease }),
         Err(e) => {
             if let Some(before) = before {
@@ -190,6 +234,15 @@ impl Drop for User<'_> {
     }
 }
 
+/// An unpack that can be cancelled; its entry goes also when it panics.
+struct Listed<'a>(&'a Graph, Cancel);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.unpacks().retain(|(_, cancel)| *cancel != self.1);
+    }
+}
+
 /// An initialisation or clean-up under way.
 struct Change<'a> {
     graph: &'a Graph,
@@ -208,7 +261,7 @@ mod tests {
     #[test]
     fn names_of_drivers_are_exact() {
         for name in ["", "Overlay2", "overlay3", "aufs", "overlay2 "] {
-            assert_eq!(opener(name).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
+            assert_eq!(choice(name).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::id::LayerId;
 use crate::locks::lock;
 use crate::sys::fs::{self, Stat};
 use crate::sys::process::{lock_exclusive, lock_holder};
+use crate::sys::xattr;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -42,6 +43,7 @@ impl Lease {
         let what = || format!("home '{}'", fs::shown(home));
         let is_new = make(home).context(what)?;
         let dir = fs::open_dir(home).context(what)?;
+        keep_to_root(&dir, is_new).context(what)?;
         let key = key(&fs::stat_fd(&dir)?);
         if !lock_exclusive(&dir).context(what)? {
             let holder =
@@ -106,6 +108,24 @@ fn make(home: &Path) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(failed(&e)),
     }
+}
+
+/// What is above home may have an ACL or a group that it hands down: none of it is for layers, whose `diff` becomes a container's
+/// root directory. A new home is root's alone; one that is there only hands nothing on.
+fn keep_to_root(home: &OwnedFd, is_new: bool) -> Result<()> {
+    const SET_GROUP_ID: u32 = 0o2000;
+    let mode = fs::stat_fd(home)?.mode & 0o7777;
+    if is_new {
+        fs::chown_at(home, ".", 0, 0)?;
+        forget(home, "system.posix_acl_access")?;
+    }
+    forget(home, "system.posix_acl_default")?;
+    let wanted = if is_new { 0o700 } else { mode & !SET_GROUP_ID };
+    if wanted == fs::stat_fd(home)?.mode & 0o7777 { Ok(()) } else { fs::chmod_at(home, ".", wanted) }
+}
+
+fn forget(home: &OwnedFd, attribute: &str) -> Result<()> {
+    if xattr::is_set(home, attribute)? { xattr::remove(home, attribute) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -9,20 +9,21 @@ const MAX_LINES: usize = 700;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("log", &[]),
+    ("cancel", &[]),
     ("sys", &[]),
     ("id", &[]),
     ("options", &[]),
-    // The vocabulary of drivers names ids, and nothing below.
-    ("driver", &["id"]),
+    // The vocabulary of drivers: of what is below only types, as parts of its own.
+    ("driver", &["id", "archive", "tree", "cancel"]),
     ("backing", &[]),
     ("locks", &[]),
     ("undo", &[]),
     ("worker", &["locks", "sys"]),
     ("lease", &["id", "locks", "sys"]),
-    ("tree", &["sys", "driver"]),
+    ("tree", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree"]),
+    ("archive", &["sys", "tree", "cancel"]),
     (
         "overlay",
         &[
@@ -34,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "devmapper",
         &["archive", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver", "sys"],
     ),
-    ("graph", &["overlay", "devmapper", "driver", "lease"]),
+    ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
 

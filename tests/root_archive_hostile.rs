@@ -210,7 +210,7 @@ fn what_libc_would_read_is_not_the_layers() {
         let archive = std::fs::File::open(dir.join("tar")).unwrap();
         let target = std::fs::File::open(dir.join("target")).unwrap();
         let mut read = std::io::BufReader::new(archive);
-        archive::unpack(&mut read, std::os::fd::AsFd::as_fd(&target), &options(Whiteouts::Overlay)).unwrap();
+        archive_support::unpack_from(&mut read, std::os::fd::AsFd::as_fd(&target), &options(Whiteouts::Overlay)).unwrap();
         return;
     }
     let scratch = Scratch::new("libc");

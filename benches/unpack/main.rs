@@ -9,7 +9,8 @@
 
 mod layers;
 
-use graphdriver::archive::{self, Limits, Options, Whiteouts};
+use graphdriver::archive::{self, Below, Limits, Options, Whiteouts};
+use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
 use std::os::fd::AsFd;
@@ -122,10 +123,27 @@ fn choice(variable: &str, all: &[&str]) -> Vec<String> {
     chosen.split(' ').map(str::to_owned).collect()
 }
 
+/// A directory that has been removed, for the root of the threads that unpack.
+fn nowhere() -> std::fs::File {
+    let path =
+        std::env::temp_dir().join(format!("graphdriver-nowhere-{}-{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::create_dir(&path).unwrap();
+    let open = std::fs::File::open(&path).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    open
+}
+
 fn unpack_one(archive: &str, target: &str, sync: bool) {
-    let options = Options { whiteouts: Whiteouts::Overlay, shift: None, limits: Limits::default(), sync };
+    let options = Options {
+        whiteouts: Whiteouts::Overlay,
+        shift: None,
+        limits: Limits::default(),
+        sync,
+        below: Below::default(),
+        cancel: Cancel::default(),
+    };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
-    archive::unpack(&mut content, target.as_fd(), &options).unwrap();
+    archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
 }
 
 fn main() {

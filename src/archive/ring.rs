@@ -1,6 +1,7 @@
 //! The bounded ring of buffers between the thread that reads and inflates and the thread that places.
 
 use super::decode::Sink;
+use crate::sys::confine;
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -67,7 +68,8 @@ impl BufRead for Drainer {
                 let _ = self.free.send(spent);
             }
             (self.current.length, self.position) = (0, 0);
-            match self.full.recv() {
+            let next = confine::waiting(|| self.full.recv());
+            match next.map_err(io::Error::other)? {
                 Ok(Some(filled)) => self.current = filled,
                 Ok(None) => self.ended = true,
                 Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),

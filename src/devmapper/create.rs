@@ -3,7 +3,7 @@
 use super::looppool;
 use super::mount::Occupant;
 use super::options::PoolSource;
-use super::record::{BASE, Device, staged};
+use super::record::{BASE, Device, file_name, staged};
 use super::store::make_dir;
 use super::transaction::Deleted;
 use super::{DeviceMapper, Shared};
@@ -34,11 +34,12 @@ impl DeviceMapper {
     ) -> Result<()> {
         let shared = &self.shared;
         let wanted = requested_size(options)?;
-        let origin_name = parent.map_or(BASE, LayerId::as_str);
-        if origin_name == id.as_str() {
+        let (name, parent_name) = (&file_name(id), parent.map(file_name));
+        let origin_name = parent_name.as_deref().unwrap_or(BASE);
+        if parent == Some(id) {
             return Err(Error::new(Kind::Invalid, "a layer cannot be its own parent"));
         }
-        let mut held = shared.locks.hold(&[(id.as_str(), Exclusive), (origin_name, Sharing)])?;
+        let mut held = shared.locks.hold(&[(name, Exclusive), (origin_name, Sharing)])?;
         let origin = shared.usable(origin_name).context(|| "its parent")?;
         let size = wanted.unwrap_or(origin.size);
         if size < origin.size {
@@ -46,61 +47,61 @@ impl DeviceMapper {
             return Err(Error::new(Kind::Invalid, format!("size={size}: {sentence}")).user(sentence));
         }
         shared.check_free_space()?;
-        let is_replacing = self.make_room(id)?;
+        let is_replacing = self.make_room(id, name)?;
         let grows = size > origin.size;
         let device = Device {
-            hash: if is_replacing || grows { staged(id.as_str()) } else { id.as_str().to_owned() },
+            hash: if is_replacing || grows { staged(name) } else { name.clone() },
             size,
-            parent: parent.map(|parent| parent.as_str().to_owned()).unwrap_or_default(),
+            parent: parent_name.clone().unwrap_or_default(),
             read_only: access == Access::ReadOnly,
             unfilled: access == Access::ReadOnly,
             ..Device::default()
         };
         shared.write_back(&origin)?;
         undo::all_or_nothing(|undo| {
-            make_dir(&shared.place.points.dir, id.as_str(), 0o750)?;
+            make_dir(&shared.place.points.dir, name, 0o750)?;
             undo.with(|| {
-                shared.remove_mount_point(id.as_str());
+                shared.remove_mount_point(name);
                 Ok(())
             });
-            let device = shared.devices.add(device, id.as_str(), Some(&origin))?;
+            let device = shared.devices.add(device, name, Some(&origin))?;
             held.release(origin_name);
-            let name = device.hash.clone();
+            let made = device.hash.clone();
             undo.with(move || {
-                self.discard(&name);
+                self.discard(&made);
                 Ok(())
             });
             if grows {
                 shared.place.grow(&shared.devices, &device).context(|| "grow its filesystem")?;
             }
-            if device.hash != id.as_str() { shared.devices.publish(device, id.as_str()) } else { Ok(()) }
+            if device.hash == *name { Ok(()) } else { shared.devices.publish(device, name) }
         })?;
         if let Some(parent) = parent {
             shared.lease.tell(parent);
         }
         shared.lease.tell(id);
         if is_replacing {
-            self.discard(&staged(id.as_str()));
+            self.discard(&staged(name));
         }
         Ok(())
     }
 
     /// Sees to it that the id can be had: false if it is free, true if it is that of a leftover, whose place the new layer takes
     /// when it is done. Only what is proven to be of no use to anybody is one.
-    fn make_room(&self, id: &LayerId) -> Result<bool> {
+    fn make_room(&self, id: &LayerId, name: &str) -> Result<bool> {
         let shared = &self.shared;
-        self.clear_stage(id)?;
+        self.clear_stage(name)?;
         let taken = |why: &str| Err(Error::new(Kind::Exists, format!("the layer exists {why}")));
-        let device = match shared.devices.find(id.as_str()) {
+        let device = match shared.devices.find(name) {
             Ok(Some(device)) => device,
             Ok(None) => return Ok(false),
             Err(e) => return taken(&format!("and is damaged: {e}")),
         };
         if device.deleted {
             log::info!("devicemapper: layer '{id}' was deleted while busy; deleting it now to make it anew");
-            return self.delete_now(id.as_str()).map(|()| false);
+            return self.delete_now(name).map(|()| false);
         }
-        let is_parent = !shared.devices.select(|other| other.parent == id.as_str() && !other.deleted).is_empty();
+        let is_parent = !shared.devices.select(|other| other.parent == name && !other.deleted).is_empty();
         if shared.devices.is_active(&device)? || shared.place.points.occupant(&shared.devices, &device)? != Occupant::Nobody
         {
             return taken("and is in use");
@@ -119,8 +120,8 @@ impl DeviceMapper {
     }
 
     /// What an earlier attempt left on the stage goes first.
-    fn clear_stage(&self, id: &LayerId) -> Result<()> {
-        match self.shared.devices.known(&staged(id.as_str())) {
+    fn clear_stage(&self, name: &str) -> Result<()> {
+        match self.shared.devices.known(&staged(name)) {
             Some(device) if device.deleted => self.delete_now(&device.hash),
             Some(_) => Err(Error::new(Kind::Busy, "a layer whose id begins alike is being made")),
             None => Ok(()),

@@ -24,7 +24,7 @@ mod store;
 mod testing;
 mod transaction;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
+use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -33,8 +33,7 @@ use crate::log;
 use crate::worker::Worker;
 use devices::Devices;
 use mount::Place;
-use record::Device;
-use std::io::Read;
+use record::{Device, file_name};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -94,9 +93,9 @@ impl DeviceMapper {
 }
 
 impl Shared {
-    /// A layer that can be mounted and snapshotted.
+    /// A layer, or the base device, that can be mounted and snapshotted.
     fn usable(&self, name: &str) -> Result<Device> {
-        let device = self.there(name)?;
+        let device = self.recorded(name)?;
         if device.incomplete {
             let what = format!("layer '{name}' is incomplete: filling or growing it was interrupted");
             return Err(Error::new(Kind::Corrupt, what).hint("remove it and make it anew"));
@@ -109,14 +108,18 @@ impl Shared {
     }
 
     /// A layer that exists and was not deleted.
-    fn there(&self, name: &str) -> Result<Device> {
+    fn there(&self, id: &LayerId) -> Result<Device> {
+        self.recorded(&file_name(id))
+    }
+
+    fn recorded(&self, name: &str) -> Result<Device> {
         let found = self.devices.find(name)?.filter(|device| !device.deleted);
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("layer '{name}' does not exist")))
     }
 
     /// Whether there is a layer that it would be a loss to remove. That may be damaged, and its file unreadable.
     fn is_there(&self, id: &LayerId) -> bool {
-        match self.devices.find(id.as_str()) {
+        match self.devices.find(&file_name(id)) {
             Ok(found) => found.is_some_and(|device| !device.is_void()),
             Err(e) => {
                 log::warn!("devicemapper: layer '{id}' exists, but cannot be used: {e}");
@@ -151,8 +154,8 @@ impl Driver for DeviceMapper {
         Ok(found)
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        self.shared.apply(id, content, size).context(|| format!("unpack into layer '{id}'"))
+    fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        self.shared.apply(id, request).context(|| format!("unpack into layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -5,11 +5,11 @@ use super::Shared;
 use super::devices::Devices;
 use super::filesystem::{Filesystem, Superblock};
 use super::identity::{self, Likeness, node};
-use super::record::Device;
+use super::record::{Device, file_name, layer_id};
 use super::store::make_dir;
 use super::transaction::with_cleanup;
-use crate::archive::{self, Limits, Options, Whiteouts};
-use crate::driver::MountOptions;
+use crate::archive::{self, Options, Whiteouts};
+use crate::driver::{MountOptions, Unpack};
 use crate::error::errno::EIO;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -21,9 +21,9 @@ use crate::sys::mount::{self, Flags};
 use crate::sys::{dm_node, fs};
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Where the layer's files are within its filesystem.
@@ -320,13 +320,14 @@ fn limit_retries(node: &Path, retries: u32) -> Result<()> {
 
 impl Shared {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        let _held = self.locks.hold(&[(id.as_str(), Exclusive)])?;
-        let device = self.usable(id.as_str())?;
+        let name = file_name(id);
+        let _held = self.locks.hold(&[(&name, Exclusive)])?;
+        let device = self.usable(&name)?;
         let mut words = self.words(options);
         if device.read_only {
             words.flags |= Flags::MS_RDONLY;
         }
-        let target = self.place.points.of(id.as_str());
+        let target = self.place.points.of(&name);
         match self.place.points.occupant(&self.devices, &device)? {
             Occupant::Nobody => self.mount_whole(&device, &words)?,
             Occupant::Layer if words.flags.contains(Flags::MS_REMOUNT) => {
@@ -372,19 +373,20 @@ impl Shared {
             fs::make_dir_at(&top, ROOTFS, 0o755)?;
         }
         if !is_there(ID_FILE)? {
-            fs::write_new_at(&top, ID_FILE, device.hash.as_bytes(), 0o600, false)?;
+            fs::write_new_at(&top, ID_FILE, layer_id(&device.hash).as_bytes(), 0o600, false)?;
         }
         drop(top);
         if read_only { again(Flags::MS_RDONLY) } else { Ok(()) }
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[(id.as_str(), Exclusive)])?;
-        let known = self.devices.find(id.as_str())?;
-        // Also of a layer whose record was lost.
-        let device = known.unwrap_or_else(|| Device { hash: id.as_str().to_owned(), ..Device::default() });
+        let name = file_name(id);
+        let _held = self.locks.hold(&[(&name, Exclusive)])?;
+        // Also of a layer whose record was lost or cannot be read.
+        let known = self.devices.find(&name).ok().flatten();
+        let device = known.unwrap_or_else(|| Device { hash: name.clone(), ..Device::default() });
         match self.place.points.occupant(&self.devices, &device)? {
-            Occupant::Layer => drop(mount::umount_detach(&self.place.points.of(id.as_str()))?),
+            Occupant::Layer => drop(mount::umount_detach(&self.place.points.of(&name))?),
             Occupant::Nobody => {}
             Occupant::Stranger => log::warn!("devicemapper: what is mounted on 'mnt/{id}' is not the layer; left alone"),
         }
@@ -429,34 +431,51 @@ impl Shared {
         }
     }
 
-    /// Unpacks an archive. The layer is marked meanwhile, and stays so if that fails: a snapshot cannot be emptied again.
-    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        let _held = self.locks.hold(&[(id.as_str(), Exclusive)])?;
-        let device = self.usable(id.as_str())?;
+    /// Unpacks an archive. The layer is marked from the first change to the end, and stays so if that fails: a snapshot cannot be
+    /// emptied again. A failure before the first change leaves it as it was.
+    pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        let name = file_name(id);
+        let _held = self.locks.hold(&[(&name, Exclusive)])?;
+        let device = self.usable(&name)?;
         if device.read_only && self.is_mounted(&device)? {
             let what = "a layer of an image is mounted read-only, and nothing can be unpacked into it";
             return Err(Error::new(Kind::Busy, what).hint("unmount it first"));
         }
-        self.devices.save(Device { incomplete: true, ..device.clone() })?;
+        let is_changed = AtomicBool::new(false);
+        let mark = || {
+            self.devices.save(Device { incomplete: true, ..device.clone() })?;
+            is_changed.store(true, Ordering::SeqCst);
+            Ok(())
+        };
         let unpacked = self.with_root(&device, |root| {
-            unpack(content, &root, size)?;
+            self.unpack(request, &root, &mark)?;
             // Before Linux 5.8 syncfs does not tell that something could not be written.
             self.devices.pool_status()?.health.writable(&self.devices.names.pool)
         });
-        unpacked.map_err(|e| self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew"))?;
-        self.devices.save(Device { unfilled: false, ..device })
+        match unpacked {
+            Ok(()) if is_changed.load(Ordering::SeqCst) || device.unfilled => {
+                self.devices.save(Device { unfilled: false, ..device })
+            }
+            Ok(()) => Ok(()),
+            Err(e) if !is_changed.load(Ordering::SeqCst) => Err(e),
+            Err(e) => Err(self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew")),
+        }
     }
-}
 
-/// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
-fn unpack(content: &mut dyn Read, root: &OwnedFd, size: Option<&mut u64>) -> Result<()> {
-    // Its own change of attributes tells the time as this filesystem's clock has it.
-    fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
-    let start = fs::stat_fd(root)?.changed;
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits: Limits::default(), sync: true };
-    archive::unpack(content, root.as_fd(), &options)?;
-    if let Some(size) = size {
-        *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
+    /// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
+    fn unpack(&self, request: Unpack<'_>, root: &OwnedFd, mark: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        // Its own change of attributes tells the time as this filesystem's clock has it.
+        fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
+        let start = fs::stat_fd(root)?.changed;
+        let limits = request.limits.unwrap_or_else(|| self.options.archive.clone());
+        let (below, cancel) = (archive::Below::default(), request.cancel);
+        let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, below, cancel };
+        let nowhere = format!(".nowhere-{:016x}", u64::from_ne_bytes(fs::random()?));
+        let nowhere = fs::make_nowhere(&self.place.points.dir, nowhere)?;
+        archive::unpack(request.content, root.as_fd(), nowhere.as_fd(), &options, mark)?;
+        if let Some(size) = request.size {
+            *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The storage options `dm.*`: text in, settings out.
 
 use super::filesystem::Filesystem;
+use crate::archive;
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::options::{boolean, percent, size};
@@ -46,6 +47,8 @@ pub(super) struct Options {
     pub discard: bool,
     /// `dm.xfs_nospace_max_retries`.
     pub xfs_retries: Option<u32>,
+    /// Bounds on what a layer archive may ask for.
+    pub archive: archive::Limits,
 }
 
 /// The base device's size when `dm.basesize` is not given: 10 GiB, as with the C module and Docker.
@@ -143,6 +146,7 @@ impl Options {
             mount_options: None,
             discard: false,
             xfs_retries: None,
+            archive: archive::Limits::default(),
         };
         for option in options {
             let unparsable = || refuse(format!("Unable to parse key/value option: '{option}'"));
@@ -177,6 +181,10 @@ impl Options {
                 "dm.libdm_log_level" => drop(number(name, value)?),
                 "dm.loopdata" => {
                     source.dir = Some(PathBuf::from(non_empty(value, "Invalid dm.loopdata, it must name a directory")?));
+                }
+                archive::MAX_WINDOW => {
+                    let set = size(value).and_then(|bytes| parsed.archive.set_window(bytes));
+                    set.map_err(|e| e.user(format!("Invalid {name}: '{value}'")))?;
                 }
                 "dm.loopdatasize" => source.data = Some(positive_size(name, value)?),
                 "dm.loopmetadatasize" => source.metadata = Some(positive_size(name, value)?),
@@ -216,11 +224,13 @@ mod tests {
             "dm.mkfsarg=-I 128",
             "dm.mountopt=discard",
             "devicemapper.mountopt=nodiscard,noatime",
+            "archive.max_window=1G",
         ])
         .unwrap();
         assert_eq!(options.pool, PoolSource::Device("isulad-thinpool".to_owned()));
         assert_eq!(options.filesystem, Some(Filesystem::Xfs));
         assert_eq!((options.min_free_space, options.base_size), (5, Some(12 << 30)));
+        assert_eq!(options.archive.window, 1 << 30);
         assert_eq!(options.mkfs_args, ["-b 1024", "-I 128"]);
         assert_eq!(options.mount_options, Some("nodiscard,noatime".into()));
     }
@@ -276,6 +286,7 @@ mod tests {
             ("dm.fs=btrfs", "Invalid filesystem: 'btrfs': not supported"),
             ("dm.min_free_space=100%", "Invalid min free space: '100%'"),
             ("dm.min_free_space=5%5%", "Invalid min free space: '5%5%'"),
+            ("archive.max_window=1B", "Invalid archive.max_window: '1B'"),
             ("dm.basesize=0", "dm.basesize is lower than zero"),
             ("dm.loopdatasize=0", "dm.loopdatasize is lower than zero"),
             ("dm.loopmetadatasize=0", "dm.loopmetadatasize is lower than zero"),

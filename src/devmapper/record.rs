@@ -6,13 +6,14 @@
 
 use super::devices::DeviceId;
 use crate::error::{Error, Kind, Result};
+use crate::id::LayerId;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
 /// A device: a layer, or the base image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Device {
-    /// The layer's id, or `base`: the name of the file. While a layer is being built, or is being deleted after another took its
+    /// The layer's id ([`file_name`]), or `base`: the name of the file. While a layer is being built, or is being deleted after another took its
     /// place, the file has a name of the [stage](staged).
     pub hash: String,
     /// Its thin device in the pool.
@@ -53,6 +54,27 @@ pub(super) struct Transaction {
 
 /// Name of the base image's file, and its hash.
 pub(super) const BASE: &str = "base";
+
+/// Names of files that are about no layer. A layer of that id has a file name of its own, which no layer id can be.
+const RESERVED: [&str; 3] = [BASE, "deviceset-metadata", "transaction-metadata"];
+const ESCAPE: &str = "@";
+
+/// The name of a layer's file, by which it goes in here.
+pub(super) fn file_name(layer: &LayerId) -> String {
+    let escape = if RESERVED.contains(&layer.as_str()) { ESCAPE } else { "" };
+    format!("{escape}{layer}")
+}
+
+/// The id of the layer whose file has this name.
+pub(super) fn layer_id(file_name: &str) -> &str {
+    file_name.strip_prefix(ESCAPE).unwrap_or(file_name)
+}
+
+/// Whether a file in the metadata directory is about a device.
+pub(super) fn is_device_file(name: &str) -> bool {
+    let is_layer = || LayerId::parse(name.as_bytes()).is_ok_and(|id| file_name(&id) == name);
+    name == BASE || in_stage(name) || name.strip_prefix(ESCAPE).is_some_and(|rest| RESERVED.contains(&rest)) || is_layer()
+}
 
 /// Begins the names of files whose device is not, or not any more, the layer of that name. No layer id begins like this.
 const STAGE: &str = ".stage-";
@@ -317,6 +339,19 @@ mod tests {
             assert_eq!(Device::parse(&name, &device.text(&layer)).unwrap(), device);
             assert_eq!(Device::parse(&layer, &device.text(&layer)).unwrap().hash, layer);
             assert!(Device::parse("other", &device.text(&layer)).is_err());
+        }
+    }
+
+    #[test]
+    fn every_id_has_a_file_of_its_own() {
+        let file = |id: &str| file_name(&LayerId::parse(id.as_bytes()).unwrap());
+        assert_eq!((file("l1"), file("base"), file("mnt")), ("l1".to_owned(), "@base".to_owned(), "mnt".to_owned()));
+        assert_eq!((layer_id("@base"), layer_id("l1")), ("base", "l1"));
+        for name in ["base", "@base", "@transaction-metadata", "l1", ".stage-l1"] {
+            assert!(is_device_file(name), "{name}");
+        }
+        for name in ["transaction-metadata", "deviceset-metadata", "@l1", ".hidden", "a~"] {
+            assert!(!is_device_file(name), "{name}");
         }
     }
 

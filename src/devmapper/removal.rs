@@ -1,6 +1,6 @@
 //! Deleting a layer: now, or as soon as nobody uses it. What is left is the worker's.
 
-use super::record::Device;
+use super::record::{Device, file_name};
 use super::transaction::Deleted;
 use super::{DeviceMapper, Shared};
 use crate::error::{Context, Error, Kind, Result};
@@ -12,19 +12,19 @@ use crate::worker::Chores;
 
 impl DeviceMapper {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.shared.locks.hold(&[(id.as_str(), Exclusive)])?;
-        let shared = &self.shared;
-        match shared.devices.find(id.as_str()) {
+        let (shared, name) = (&self.shared, file_name(id));
+        let _held = shared.locks.hold(&[(&name, Exclusive)])?;
+        match shared.devices.find(&name) {
             Ok(Some(device)) => self.delete_device(&device)?,
             Ok(None) => {
-                let unknown = Device { hash: id.as_str().to_owned(), ..Device::default() };
+                let unknown = Device { hash: name.clone(), ..Device::default() };
                 shared.place.points.clear(&shared.devices, &unknown)?;
             }
-            Err(e) if e.kind() == Kind::Corrupt => shared.devices.store.set_aside(id.as_str())?,
+            Err(e) if e.kind() == Kind::Corrupt => shared.devices.store.set_aside(&name)?,
             Err(e) => return Err(e),
         }
         shared.lease.untell(id);
-        shared.remove_mount_point(id.as_str());
+        shared.remove_mount_point(&name);
         Ok(())
     }
 

@@ -20,21 +20,21 @@ const METADATA_BLOCK: u64 = 4096;
 
 impl Shared {
     pub(super) fn metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
-        let device = self.there(id.as_str())?;
+        let device = self.there(id)?;
         self.lease.tell(id);
         Ok(vec![
             ("DeviceId", device.device_id.to_string().into()),
             ("DeviceSize", device.size.to_string().into()),
             ("DeviceName", self.devices.name(&device).into()),
-            ("MergedDir", self.place.points.of(id.as_str()).join(ROOTFS).into()),
+            ("MergedDir", self.place.points.of(&device.hash).join(ROOTFS).into()),
         ])
     }
 
     /// What the layer occupies beyond its parent, as the pool and the two filesystems count it.
     pub(super) fn usage(&self, id: &LayerId) -> Result<Usage> {
-        let device = self.there(id.as_str())?;
+        let device = self.there(id)?;
         let parent = if device.parent.is_empty() { BASE } else { &device.parent };
-        let _held = self.locks.hold(&[(id.as_str(), Exclusive), (parent, Exclusive)])?;
+        let _held = self.locks.hold(&[(&device.hash, Exclusive), (parent, Exclusive)])?;
         let own = self.occupied(&device)?;
         // The parent may have been deleted: a snapshot does not need it. Then nobody shares with this layer.
         let Some(parent) = self.devices.find(parent)?.filter(|parent| !parent.deleted) else { return Ok(own) };

@@ -5,11 +5,11 @@
 //! can be deleted when the disk is full.
 
 use super::kernel::Steps;
-use super::record::{BASE, Device, DeviceSet, Transaction, in_stage, padded};
+use super::record::{Device, DeviceSet, Transaction, is_device_file, padded};
 use crate::error::{Context, Error, Kind, Result};
-use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
+use crate::sys::rename;
 use std::os::fd::{AsFd, OwnedFd};
 
 const SET: &str = "deviceset-metadata";
@@ -59,12 +59,10 @@ impl Store {
             match name.to_str() {
                 Some(SET | TRANSACTION) => {}
                 Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
-                Some(name) if name == BASE || in_stage(name) || LayerId::parse(name.as_bytes()).is_ok() => {
-                    match self.device(name) {
-                        Ok(device) => contents.devices.extend(device),
-                        Err(e) => contents.damaged.push((name.to_owned(), e)),
-                    }
-                }
+                Some(name) if is_device_file(name) => match self.device(name) {
+                    Ok(device) => contents.devices.extend(device),
+                    Err(e) => contents.damaged.push((name.to_owned(), e)),
+                },
                 _ => contents.foreign.push(fs::shown(&name)),
             }
         }
@@ -117,10 +115,12 @@ impl Store {
     /// Gives a file of the stage its layer's name; the file that has the name, if there is one, gets that of the stage.
     pub(super) fn publish(&self, staged: &str, name: &str, exchange: bool) -> Result<()> {
         self.steps.make("publish", name, || {
-            match exchange {
-                true => fs::exchange_at(&self.dir, staged, name),
-                false => fs::rename_new_at(&self.dir, staged, &self.dir, name),
-            }?;
+            if !exchange {
+                rename::rename_new_at(&self.dir, staged, name)?;
+            } else if !rename::exchange_at(&self.dir, staged, name)? {
+                let what = format!("the filesystem of home cannot exchange '{name}' for the new layer in one step");
+                return Err(Error::new(Kind::Unsupported, what).hint("remove the old layer first"));
+            }
             fs::fsync(&self.dir, "metadata")
         })
     }

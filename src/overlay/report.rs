@@ -1,21 +1,43 @@
 //! Telling about layers and about the driver.
 
-use super::Overlay;
-use super::layout::{DIFF, Layer, MERGED, WORK};
+use super::Shared;
+use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
 use crate::driver::{Metadatum, Status, Usage};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
+use crate::log;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 
-impl Overlay {
-    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers.
+impl Shared {
+    /// Whether removing the layer would lose anything: damage can be mended, or at least be looked at. Nothing is written, and no
+    /// other layer is looked at.
+    pub(super) fn layer_exists(&self, id: &LayerId) -> Result<bool> {
+        let there = match find(&self.home, &self.home.open()?, id)? {
+            Found::Layer(layer) => layer.unfinished()? != Some(Unfinished::First),
+            _ => false,
+        };
+        if there {
+            self.lease.tell(id);
+        }
+        Ok(there)
+    }
+
+    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers. Damage is told in the log:
+    /// a daemon that gets no metadata removes the layer.
     pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
         let home = self.home.open()?;
-        let lowers = Layer::open(&home, id)?.lowers()?;
+        let Found::Layer(layer) = find(&self.home, &home, id)? else {
+            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+        };
+        self.lease.tell(id);
         let part = |name| self.home.path(id, name).into_os_string();
         let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
+        let lowers = self.lowers_of(&home, &layer).unwrap_or_else(|e| {
+            log::warn!("the metadata of layer '{id}' lacks its lower layers: {e}");
+            super::layout::Lowers::default()
+        });
         if !lowers.0.is_empty() {
             let paths: Vec<OsString> =
                 lowers.0.iter().map(|link| self.home.path.join(link.path()).into_os_string()).collect();
@@ -26,6 +48,7 @@ impl Overlay {
 
     /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
+        id.check_free(&super::layout::RESERVED)?;
         let diff = Layer::open(&self.home.open()?, id)?.diff()?;
         let counted = match &self.quota {
             Ok(quota) => quota.usage(diff.as_fd())?,
@@ -41,8 +64,11 @@ impl Overlay {
             Ok(_) => "true".to_owned(),
             Err(why) => format!("false: {why}"),
         };
-        let text =
+        let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
+        if self.read_only {
+            text.push_str("Read-only: true\n");
+        }
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
     }
 }

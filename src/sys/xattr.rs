@@ -42,6 +42,20 @@ pub fn is_set(fd: impl AsFd, name: &str) -> Result<bool> {
     }
 }
 
+/// The same of the file or directory at `path` below an open directory, symlinks followed.
+pub fn is_set_below(dir: impl AsFd, path: &str, name: &str) -> Result<bool> {
+    // getxattrat is of Linux 6.13.
+    let place = c_string(format!("/proc/thread-self/fd/{}/{path}", dir.as_fd().as_raw_fd()))?;
+    let key = c_string(name)?;
+    // SAFETY: both are NUL-terminated and live through the call; with a size of 0 nothing is written (getxattr(2)).
+    let got = unsafe { libc::getxattr(place.as_ptr(), key.as_ptr(), std::ptr::null_mut(), 0) };
+    match Errno::result(got) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(e) => Err(Error::sys(format!("get xattr '{}' of '{}'", shown(name), shown(path)), e as i32)),
+    }
+}
+
 /// Removes an attribute.
 pub fn remove(fd: impl AsFd, name: &str) -> Result<()> {
     let key = c_string(name)?;
