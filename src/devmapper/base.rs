@@ -164,20 +164,19 @@ fn check_mount_options(options: &Options, filesystem: Filesystem, device: &Path)
 
 /// Makes the base device or finishes it, if there is none that is whole, and returns its superblock.
 pub(super) fn complete(devices: &Devices, options: &Options, found: Found) -> Result<Superblock> {
-    let made = match (found, devices.known(BASE)) {
-        (Found::Whole(found), _) => {
-            record(devices, &found)?;
-            return Ok(found);
-        }
-        (Found::Unfinished, Some(base)) if !base.deleted => {
+    if let Found::Whole(found) = found {
+        record(devices, &found)?;
+        return Ok(found);
+    }
+    let made = match devices.known(BASE) {
+        Some(base) if !base.deleted && look(devices, &base, |_| Ok(()))?.is_some() => {
             let size = options.base_size.map_or(base.size, rounded);
             format(devices, options, Device { size, ..base })
         }
-        (Found::Unfinished, Some(_)) => match devices.delete(BASE)? {
-            Deleted::Later => Err(Error::new(Kind::Busy, "the old base device was deleted but is still in use")),
-            Deleted::Gone => create(devices, options),
-        },
-        (Found::Unfinished, None) => create(devices, options),
+        Some(_) if devices.delete(BASE)? == Deleted::Later => {
+            Err(Error::new(Kind::Busy, "the old base device was deleted but is still in use"))
+        }
+        _ => create(devices, options),
     };
     let found = made.context(|| "make the base device")?;
     look(devices, &devices.find(BASE)?.unwrap_or_default(), |node| check_mount_options(options, found.filesystem, node))?;

@@ -72,6 +72,8 @@ impl Shared {
         if devices.is_claimed_twice(device.device_id) || devices.is_active(device)? {
             return Ok(());
         }
+        // Else the layer stays, whole.
+        devices.pool_status()?.health.writable(&devices.names.pool)?;
         devices.save(Device { deleted: true, ..device.clone() })?;
         let active = devices.activate(device)?;
         devices.kernel.steps.make("discard", &device.hash, || grow::discard(&active.node))?;
