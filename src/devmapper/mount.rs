@@ -5,7 +5,7 @@ use super::Shared;
 use super::devices::Devices;
 use super::filesystem::{Filesystem, Superblock};
 use super::identity::{self, Likeness, node};
-use super::record::{Device, file_name, layer_id};
+use super::record::{Device, file_name, layer_id, staged};
 use super::store::make_dir;
 use super::transaction::with_cleanup;
 use crate::archive::{self, Options, Whiteouts};
@@ -216,7 +216,7 @@ impl Points {
 
     /// What is mounted on the mount point of a layer. The mount point may be missing.
     pub(super) fn occupant(&self, devices: &Devices, device: &Device) -> Result<Occupant> {
-        match mounts::is_mount_point(&self.dir, &device.hash, &self.of(&device.hash)) {
+        match self.is_mounted(&device.hash) {
             Ok(true) => {}
             Ok(false) => return Ok(Occupant::Nobody),
             Err(e) if fs::is_absent(&e) => return Ok(Occupant::Nobody),
@@ -225,6 +225,11 @@ impl Points {
         let own = devices.kernel.info(&devices.name(device))?.map(|info| info.device);
         let found = fs::stat_at(&self.dir, &device.hash)?.device;
         Ok(if own == Some(found) { Occupant::Layer } else { Occupant::Stranger })
+    }
+
+    /// Whether anything is mounted there.
+    pub(super) fn is_mounted(&self, name: &str) -> Result<bool> {
+        mounts::is_mount_point(&self.dir, name, &self.of(name))
     }
 
     /// Takes all mounts of a layer off its mount point. Says whether there were any.
@@ -249,9 +254,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Activates a device and mounts it. If that fails, it is as active as before.
-    fn mount(&self, devices: &Devices, device: &Device, words: &Words) -> Result<()> {
-        let target = self.points.of(&device.hash);
+    /// Activates a device and mounts it on the mount point `at`. If that fails, it is as active as before.
+    fn mount(&self, devices: &Devices, device: &Device, at: &str, words: &Words) -> Result<()> {
+        drop(make_dir(&self.points.dir, at, 0o750)?);
+        let target = self.points.of(at);
         let active = devices.activate(device)?;
         self.check_uuid(&active.node)?;
         self.mount_node(&active.node, &target, words).map_err(|e| devices.blame_pool(e))?;
@@ -289,8 +295,7 @@ impl Place {
     /// Grows the filesystem of a device to the device's recorded size, through a mount meanwhile.
     pub(super) fn grow(&self, devices: &Devices, device: &Device) -> Result<()> {
         let target = self.points.of(&device.hash);
-        drop(make_dir(&self.points.dir, &device.hash, 0o750)?);
-        self.mount(devices, device, &Words::parse([""; 0]))?;
+        self.mount(devices, device, &device.hash, &Words::parse([""; 0]))?;
         let grown = self.grow_mounted(devices, device, &target);
         let released = mount::umount_detach(&target).and_then(|_| devices.deactivate_and_wait(device));
         let released = released.and_then(|()| fs::remove_dir_at(&self.points.dir, &device.hash));
@@ -329,7 +334,7 @@ impl Shared {
         }
         let target = self.place.points.of(&name);
         match self.place.points.occupant(&self.devices, &device)? {
-            Occupant::Nobody => self.mount_whole(&device, &words)?,
+            Occupant::Nobody => self.mount_whole(&device, &name, &words)?,
             Occupant::Layer if words.flags.contains(Flags::MS_REMOUNT) => {
                 self.place.mount_node(&node(&self.devices.name(&device)), &target, &words)?;
             }
@@ -344,16 +349,15 @@ impl Shared {
     }
 
     /// Mounts a layer and makes sure that it has what the C module expects of a mounted one.
-    fn mount_whole(&self, device: &Device, words: &Words) -> Result<()> {
-        drop(make_dir(&self.place.points.dir, &device.hash, 0o750)?);
-        self.place.mount(&self.devices, device, words)?;
-        let furnished = self.furnish(device, words);
-        furnished.map_err(|e| with_cleanup(e, self.take_off(device)))
+    fn mount_whole(&self, device: &Device, at: &str, words: &Words) -> Result<()> {
+        self.place.mount(&self.devices, device, at, words)?;
+        let furnished = self.furnish(device, at, words);
+        furnished.map_err(|e| with_cleanup(e, self.take_off(device, at)))
     }
 
     /// Where it is mounted read-only, it can be written to for the moment that this takes.
-    fn furnish(&self, device: &Device, words: &Words) -> Result<()> {
-        let top = fs::open_dir_at(&self.place.points.dir, &device.hash)?;
+    fn furnish(&self, device: &Device, at: &str, words: &Words) -> Result<()> {
+        let top = fs::open_dir_at(&self.place.points.dir, at)?;
         let is_there = |name: &str| match fs::stat_at(&top, name) {
             Err(e) if fs::is_absent(&e) => Ok(false),
             found => found.map(|_| true),
@@ -364,7 +368,7 @@ impl Shared {
         }
         let again = |flags| {
             let words = Words { flags: words.flags & !Flags::MS_RDONLY | Flags::MS_REMOUNT | flags, ..words.clone() };
-            self.place.mount_node(&node(&self.devices.name(device)), &self.place.points.of(&device.hash), &words)
+            self.place.mount_node(&node(&self.devices.name(device)), &self.place.points.of(at), &words)
         };
         if read_only {
             again(Flags::empty())?;
@@ -393,9 +397,9 @@ impl Shared {
         self.devices.deactivate(&device)
     }
 
-    /// Unmounts and deactivates.
-    pub(super) fn take_off(&self, device: &Device) -> Result<()> {
-        self.place.points.clear(&self.devices, device)?;
+    /// Takes away a mount of ours and the device.
+    fn take_off(&self, device: &Device, at: &str) -> Result<()> {
+        mount::umount_detach(&self.place.points.of(at))?;
         self.devices.deactivate(device)
     }
 
@@ -416,15 +420,17 @@ impl Shared {
         words
     }
 
-    /// Runs `work` on the root directory of a layer, which is mounted for it if it is not.
+    /// Runs `work` on the root directory of a layer. If it is not mounted, it is for that time, on a mount point of the stage, where a
+    /// start after a crash takes it off again.
     fn with_root<T>(&self, device: &Device, work: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
-        let was_mounted = self.is_mounted(device)?;
-        if !was_mounted {
-            self.mount_whole(device, &Words::parse([""; 0]))?;
+        let root = |at: &str| fs::open_dir_at(&self.place.points.dir, at).and_then(|top| fs::open_dir_at(top, ROOTFS));
+        if self.is_mounted(device)? {
+            return root(&device.hash).and_then(work);
         }
-        let root = fs::open_dir_at(&self.place.points.dir, &device.hash).and_then(|top| fs::open_dir_at(top, ROOTFS));
-        let done = root.and_then(work);
-        let released = if was_mounted { Ok(()) } else { self.take_off(device) };
+        let at = staged(&device.hash);
+        self.mount_whole(device, &at, &Words::parse([""; 0]))?;
+        let done = root(&at).and_then(work);
+        let released = self.take_off(device, &at).and_then(|()| fs::remove_dir_at(&self.place.points.dir, &at));
         match done {
             Ok(value) => released.map(|()| value),
             Err(e) => Err(with_cleanup(e, released)),

@@ -19,7 +19,7 @@ use crate::locks::Locks;
 use crate::log;
 use crate::sys::dm::Settle;
 use crate::sys::fs::{self, FileKind};
-use crate::sys::{dm, dm_event};
+use crate::sys::{dm, dm_event, mount};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -223,8 +223,20 @@ fn tidy_files(devices: &Devices, contents: &Contents) {
     }
 }
 
-/// A layer whose filling or making a crash ended may still be mounted.
+/// What a crash left mounted: a layer that was being filled or grown, on the stage; one that cannot be used until it is made anew.
 fn unmount_unfinished(devices: &Devices, points: &Points) -> Result<()> {
+    let own: Vec<u64> = own_active(devices)?.into_iter().map(|(_, info)| info.device).collect();
+    let mut on_stage = Vec::new();
+    fs::each_entry(&points.dir, |entry| {
+        on_stage.extend(entry.name.to_str().filter(|name| in_stage(name)).map(str::to_owned));
+        Ok(())
+    })?;
+    for name in on_stage {
+        while points.is_mounted(&name)? && own.contains(&fs::stat_at(&points.dir, &name)?.device) {
+            log::info!("devicemapper: unmounting '{name}', which a crash left mounted");
+            mount::umount_detach(&points.of(&name))?;
+        }
+    }
     for device in devices.select(|device| device.incomplete || device.deleted || device.hash == BASE) {
         if points.clear(devices, &device)? {
             log::info!("devicemapper: unmounted '{}', which a crash left mounted", device.hash);
@@ -257,7 +269,9 @@ fn condemn(devices: &Devices) {
 
 /// Removes the empty mount points of layers that are no more.
 fn sweep_mount_points(devices: &Devices, points: &Points) -> Result<()> {
-    let is_no_layer = |name: &str| name == BASE || devices.find(name).is_ok_and(|found| found.is_none_or(|it| it.deleted));
+    let is_no_layer = |name: &str| {
+        name == BASE || in_stage(name) || devices.find(name).is_ok_and(|found| found.is_none_or(|it| it.deleted))
+    };
     let mut stale = Vec::new();
     fs::each_entry(&points.dir, |entry| {
         let is_dir = entry.kind.is_none_or(|kind| kind == FileKind::Dir);
