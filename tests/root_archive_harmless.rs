@@ -421,7 +421,7 @@ fn the_placing_threads_are_locked_in_and_the_caller_is_not() {
         let finishing = "00000000800000db";
         let mut content = MadeUp(0, |_, _: &mut [u8]| {
             for (permitted, effective) in [(permitted, effective), (finishing, finishing)] {
-                let task = thread_inside(&scratch.0, effective);
+                let task = thread_inside(effective);
                 let status = std::fs::read_to_string(task.join("status")).unwrap();
                 let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
                 assert_eq!(
@@ -442,7 +442,7 @@ fn the_placing_threads_are_locked_in_and_the_caller_is_not() {
         archive_support::unpack_from(&mut content, target.as_fd(), &options(whiteouts)).unwrap();
         assert!(looked);
         assert_eq!(own_state(), before);
-        assert!(tasks().iter().all(|task| !is_locked_out(task, &scratch.0)), "a thread was left behind");
+        assert!(tasks().iter().all(|task| !is_locked_out(task)), "a thread was left behind");
     }
 }
 
@@ -450,20 +450,21 @@ fn tasks() -> Vec<PathBuf> {
     std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path()).collect()
 }
 
-/// Whether a thread's root and working directory are a directory that was removed from the target.
-fn is_locked_out(task: &Path, target: &Path) -> bool {
+/// Whether a thread's root and working directory are the one that the calling thread has removed for those that work for it.
+fn is_locked_out(task: &Path) -> bool {
+    let made = archive_support::nowhere_path();
     ["root", "cwd"].iter().all(|link| {
         let place = std::fs::read_link(task.join(link)).unwrap_or_default();
-        place.parent() == Some(target) && place.to_string_lossy().ends_with(" (deleted)")
+        place.to_string_lossy() == format!("{} (deleted)", made.display())
     })
 }
 
-/// The thread that works for the target, once it has dropped its capabilities.
-fn thread_inside(target: &Path, effective: &str) -> PathBuf {
+/// The thread that works for the calling one, once it has dropped its capabilities.
+fn thread_inside(effective: &str) -> PathBuf {
     let wanted = format!("CapEff:\t{effective}");
     let status = |task: &Path| std::fs::read_to_string(task.join("status")).unwrap_or_default();
     loop {
-        let mut inside = tasks().into_iter().filter(|task| is_locked_out(task, target));
+        let mut inside = tasks().into_iter().filter(|task| is_locked_out(task));
         if let Some(task) = inside.find(|task| status(task).contains(&wanted)) {
             return task;
         }

@@ -3,7 +3,7 @@
 mod archive_support;
 
 use archive_support::*;
-use graphdriver::archive::{self, Whiteouts};
+use graphdriver::archive::Whiteouts;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 

@@ -165,6 +165,19 @@ fn root_a_program_that_the_holder_started_does_not_hold_home() {
     w.process("rust", QUICK).end();
 }
 
+/// A clean-up lets go of the home also where a child has not come to its exec yet, which is a matter of other threads' timing.
+#[test]
+fn root_a_child_that_the_holder_forked_does_not_hold_home_after_a_clean_up() {
+    let w = World::new();
+    let holder = w.process("rust", QUICK);
+    holder.run("fork a child that stays").unwrap();
+    for _ in 0..2 {
+        holder.init("overlay", &w.root(), QUICK).unwrap();
+    }
+    holder.cleanup().unwrap();
+    w.process("rust", QUICK).end();
+}
+
 /// Of processes that start at the same time one has the home; whatever any of them was told of is there.
 #[test]
 fn root_processes_that_start_together_do_not_share_a_home() {

@@ -91,9 +91,12 @@ pub type Lost = Vec<(Loss, Vec<u8>)>;
 /// Adds to the list unless the reason is there already.
 pub(super) fn lose(lost: &mut Lost, why: Loss, key: &[u8]) {
     if !lost.iter().any(|(known, _)| *known == why) {
-        lost.push((why, key.to_vec()));
+        lost.push((why, key[..key.len().min(SHOWN)].to_vec()));
     }
 }
+
+/// So much of a name is shown: the longest that an attribute can have (`XATTR_NAME_MAX` of linux/limits.h).
+const SHOWN: usize = 255;
 
 /// What a layer has lost. Each reason is worth one line in the log, not one for each file; and the host's log is nothing to call
 /// from inside the layer.
@@ -205,6 +208,8 @@ mod tests {
         for key in ["trusted.a", "security.b", "trusted.c"] {
             lose(&mut lost, Loss::of_class(key.as_bytes()).unwrap(), key.as_bytes());
         }
+        lose(&mut lost, Loss::Unknown, &[b'n'; 1000]);
+        assert_eq!(lost.pop().map(|(_, key)| key.len()), Some(SHOWN));
         assert_eq!(lost, [(Loss::Trusted, b"trusted.a".to_vec()), (Loss::Security, b"security.b".to_vec())]);
     }
 }

@@ -333,7 +333,8 @@ impl<'o> Placer<'o> {
         if amends.acl {
             place::remove_xattr_at(&parent, at.name, super::acl::ACCESS)?;
         }
-        if amends.mode {
+        // Looked at first: older kernels can set it by an ACL only, which not every mount has.
+        if amends.mode && fs::stat_at(&parent, name)?.mode & PERMISSIONS != metadata.mode {
             place::set_mode_at(&parent, at.name, metadata.mode)?;
         }
         self.losses.entry(path, &metadata.lost);

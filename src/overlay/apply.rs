@@ -24,6 +24,8 @@ impl Shared {
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
         layer.check_finished()?;
+        self.before_use(&home, &layer);
+        self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let root = fs::stat_fd(&diff)?;
         let kind = if fs::is_empty_dir(&diff)? { Unfinished::First } else { Unfinished::Again };

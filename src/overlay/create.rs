@@ -6,7 +6,6 @@ use super::layout::{Layer, LinkId, Lowers, find, link_text, random_name, set_acc
 use super::leftover::Leftover;
 use super::remove::Temporary;
 use crate::driver::{Access, CreateOptions};
-use crate::error::errno::EXDEV;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::{Held, Mode};
@@ -114,7 +113,7 @@ impl Shared {
         undo.with(|| self.delete(home, OsStr::new(stage.name()), &|| false));
         let dir = fs::open_dir_at(home, stage.name())?;
         if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
-            quota.limit(dir.as_fd(), plan.limits)?;
+            quota.limit(home.as_fd(), dir.as_fd(), plan.limits)?;
         }
         let link = new_link(home, id)?;
         undo.with({
@@ -137,8 +136,8 @@ impl Shared {
     ) -> Result<()> {
         let (from, name) = (OsStr::new(stage.name()), id.clone());
         if let Before::Nothing = before {
-            quota::renaming(home.as_fd(), from, || rename::rename_new_at(home, from, id))?;
-            undo.with(move || quota::renaming(home.as_fd(), name.as_ref(), || rename::rename_new_at(home, &name, from)));
+            quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, id))?;
+            undo.with(move || quota::renaming(home.as_fd(), &[name.as_ref()], || rename::rename_new_at(home, &name, from)));
             return Ok(());
         }
         exchange(home, from, id.as_ref())?;
@@ -178,19 +177,20 @@ impl Shared {
         found().context(|| "its parent")
     }
 
-    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options.
+    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options. Limits
+    /// that would not be enforced at this moment are refused.
     fn limits_for(&self, access: Access, options: &mut CreateOptions) -> Result<Limits> {
-        match (access, &self.quota) {
-            (Access::ReadOnly, _) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadOnly, _) => {
-                Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers"))
-            }
-            (Access::ReadWrite, Ok(_)) => quota::limits(&mut options.storage_opt, self.options.limits),
-            (Access::ReadWrite, Err(_)) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadWrite, Err(why)) => {
-                let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
-                Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
-            }
+        match access {
+            Access::ReadOnly if options.storage_opt.is_empty() => Ok(Limits::default()),
+            Access::ReadOnly => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
+            Access::ReadWrite if options.storage_opt.is_empty() && self.options.limits.is_none() => Ok(Limits::default()),
+            Access::ReadWrite => match self.why_unlimited() {
+                None => quota::limits(&mut options.storage_opt, self.options.limits),
+                Some(why) => {
+                    let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
+                    Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
+                }
+            },
         }
     }
 
@@ -217,14 +217,14 @@ pub(super) fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
 /// Exchanges two names of home. Where that takes several steps, it is done by way of a third name: a crash in between leaves no layer
 /// under either, and nothing that was worth keeping is lost.
 fn exchange(home: &OwnedFd, one: &OsStr, other: &OsStr) -> Result<()> {
-    match rename::exchange_at(home, one, other) {
-        Ok(true) => return Ok(()),
-        Err(e) if e.errno() != EXDEV => return Err(e),
-        _ => {}
+    let at_once = quota::renaming(home.as_fd(), &[one, other], || rename::exchange_at(home, one, other));
+    match at_once {
+        Err(e) if e.kind() == Kind::Unsupported => {}
+        outcome => return outcome,
     }
     let aside = format!("{STAGE}{}", random_name()?);
     let third = OsStr::new(&aside);
-    let step = |from: &OsStr, to: &OsStr| quota::renaming(home.as_fd(), from, || rename::rename_new_at(home, from, to));
+    let step = |from: &OsStr, to: &OsStr| quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, to));
     undo::all_or_nothing(|undo| {
         for (from, to) in [(other, third), (one, other), (third, one)] {
             step(from, to)?;

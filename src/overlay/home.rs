@@ -9,7 +9,7 @@ use crate::error::errno::{EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts;
-use crate::quota::Control;
+use crate::quota::{self, Control};
 use crate::sys::fs::{self, FileKind};
 use crate::sys::mount::{self, Flags};
 use crate::sys::xattr;
@@ -44,6 +44,9 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     make_links(&dir, options)?;
     check_marks(&dir)?;
     let quota = find_quota(&dir, &home.real, options, &backing_fs)?;
+    if let Ok(quota) = &quota {
+        settle_limits(&dir, quota)?;
+    }
     probe::check_d_type(&dir)?;
     let stacking = probe::probe(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
     // Last, so that a start that fails leaves no mount behind.
@@ -145,19 +148,42 @@ fn make_private(path: &Path) -> Result<Option<u64>> {
     })
 }
 
-/// Project quota, or why there is none; that is an error only if the configuration has limits.
+/// Project quota, or why there can be none. That limits are not enforced is an error only if the configuration has some.
 fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
-    match Control::probe(home.as_fd(), path) {
-        Err(e) if !options.limits.is_none() => Err(e.context(match backing_fs {
-            "xfs" | "extfs" => "Storage option overlay.size not supported. Filesystem does not support Project Quota",
-            _ => "Storage option overlay.size only supported for backingFS XFS or ext4.",
-        })),
-        Err(e) => {
+    let cannot_limit = |e: Error| match backing_fs {
+        _ if options.limits.is_none() => {
             log::info!("layers of '{}' cannot be limited: {e}", path.display());
-            Ok(Err(e))
+            Ok(e)
         }
-        found => Ok(found),
+        "xfs" | "extfs" => {
+            Err(e.context("Storage option overlay.size not supported. Filesystem does not support Project Quota"))
+        }
+        _ => Err(e.context("Storage option overlay.size only supported for backingFS XFS or ext4.")),
+    };
+    match Control::probe(home.as_fd(), path) {
+        Err(e) => cannot_limit(e).map(Err),
+        Ok(quota) => match quota.check_enforced(home.as_fd()) {
+            Err(e) => cannot_limit(e).map(|_| Ok(quota)),
+            Ok(()) => Ok(Ok(quota)),
+        },
     }
+}
+
+/// Lowers limits that were raised for the moment of a mount when a crash came.
+fn settle_limits(home: &OwnedFd, quota: &Control) -> Result<()> {
+    let mut notes = Vec::new();
+    fs::each_entry(home, |entry| {
+        if quota::is_note(&entry.name) {
+            notes.push(entry.name);
+        }
+        Ok(())
+    })?;
+    for note in notes {
+        if let Err(e) = quota.settle_note(home.as_fd(), &note) {
+            log::warn!("limits stay raised as a crash left them, until the layer is next mounted: {e}");
+        }
+    }
+    Ok(())
 }
 
 impl Shared {

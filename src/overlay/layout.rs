@@ -10,7 +10,8 @@
 //! <home>/<id>/merged/    where the layer is mounted
 //! ```
 //! iSulad's C module, Docker and containers/storage use the same form. A name in home of the form `.stage-…` or `.trash-…` is ours
-//! while something is being made or deleted; what a crash leaves of it, the next start's worker deletes.
+//! while something is being made or deleted; what a crash leaves of it, the next start's worker deletes. `.room-…` notes that a limit
+//! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
 use crate::error::errno::ENOTDIR;

@@ -52,7 +52,7 @@ struct Shared {
     backing_fs: String,
     /// Home can only be read.
     read_only: bool,
-    /// Project quota on the filesystem of home, or why there is none.
+    /// Project quota on the filesystem of home, or why it can never have any.
     quota: Result<Control>,
     locks: Locks,
     /// The right to use home, and what the caller was told of.

@@ -30,6 +30,7 @@ impl Shared {
             return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
         };
         layer.check_finished()?;
+        self.before_use(&dir, &layer);
         let access = self.access_for_mount(&dir, &layer)?;
         let words = self.words(options, access);
         let merged = self.home.path(id, MERGED);
@@ -44,7 +45,7 @@ impl Shared {
             let lowers = self.visible_lowers(&dir, &layer)?;
             let target = self.home.mount_point(id);
             let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers, access, words: &words, target: &target };
-            self.with_room(&layer, || stack.mount(self.stacking)).map_err(|e| stack.explained(e))
+            self.with_room(&dir, &layer, || stack.mount(self.stacking)).map_err(|e| stack.explained(e))
         };
         let first = mount();
         match first {
@@ -105,10 +106,17 @@ impl Shared {
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
-    fn with_room(&self, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn with_room(&self, dir: &OwnedFd, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
         match &self.quota {
-            Ok(quota) => quota.with_room(layer.as_fd(), mount),
+            Ok(quota) => quota.with_room(dir.as_fd(), layer.as_fd(), mount),
             Err(_) => mount(),
+        }
+    }
+
+    /// What a crash left of the layer's limit is put right, and one that is not enforced is told in the log.
+    pub(super) fn before_use(&self, dir: &OwnedFd, layer: &Layer) {
+        if let Ok(quota) = &self.quota {
+            quota.before_use(dir.as_fd(), layer.as_fd(), layer.id.as_str());
         }
     }
 

@@ -71,8 +71,8 @@ impl Shared {
         let trash = self.temporary(TRASH)?;
         let to = OsStr::new(trash.name());
         undo::all_or_nothing(|undo| {
-            quota::renaming(home.as_fd(), id.as_ref(), || rename::rename_new_at(home, id, to))?;
-            undo.with(|| quota::renaming(home.as_fd(), to, || rename::rename_new_at(home, to, id)));
+            quota::renaming(home.as_fd(), &[id.as_ref()], || rename::rename_new_at(home, id, to))?;
+            undo.with(|| quota::renaming(home.as_fd(), &[to], || rename::rename_new_at(home, to, id)));
             self.flush(home)
         })?;
         self.drop_links(home, id, link.as_ref());
@@ -95,13 +95,15 @@ impl Shared {
         // The probe of older kernels mounts there for a moment.
         mount::umount_detach(&self.home.real.join(name).join(MERGED))?;
         if let (Ok(quota), Ok(dir)) = (&self.quota, fs::open_dir_at(home, name)) {
-            let cleared = tree::empty(dir.as_fd()).and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
+            let cleared = quota
+                .reclaim(home.as_fd(), dir.as_fd())
+                .and_then(|()| tree::empty_unless(dir.as_fd(), stop))
+                .and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
             if let Err(e) = cleared {
                 log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
             }
         }
-        let _ = stop;
-        match tree::remove(home.as_fd(), name) {
+        match tree::remove_unless(home.as_fd(), name, stop) {
             Err(e) if fs::is_absent(&e) => Ok(()),
             outcome => outcome.context(|| format!("delete '{}'", fs::shown(self.home.path.join(name)))),
         }

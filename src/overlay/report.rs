@@ -6,6 +6,7 @@ use crate::driver::{Metadatum, Status, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
+use crate::quota::Control;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -49,26 +50,33 @@ impl Shared {
     /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
         id.check_free(&super::layout::RESERVED)?;
-        let diff = Layer::open(&self.home.open()?, id)?.diff()?;
+        let home = self.home.open()?;
+        let diff = Layer::open(&home, id)?.diff()?;
         let counted = match &self.quota {
-            Ok(quota) => quota.usage(diff.as_fd())?,
+            Ok(quota) => quota.usage(home.as_fd(), diff.as_fd())?,
             Err(_) => None,
         };
         counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
     }
 
-    /// Two lines that users' scripts read, and one that says why layers cannot be limited where they cannot. That d_type works
-    /// was checked at start.
+    /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment, and if not, why. That
+    /// d_type works was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let quota = match &self.quota {
-            Ok(_) => "true".to_owned(),
-            Err(why) => format!("false: {why}"),
-        };
+        let quota = self.why_unlimited().map_or_else(|| "true".to_owned(), |why| format!("false: {why}"));
         let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
         if self.read_only {
             text.push_str("Read-only: true\n");
         }
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
+    }
+
+    /// Why layers cannot be limited at this moment, if they cannot.
+    pub(super) fn why_unlimited(&self) -> Option<String> {
+        let enforced = |quota: &Control| quota.check_enforced(self.home.open()?.as_fd());
+        match &self.quota {
+            Ok(quota) => enforced(quota).err().map(|why| why.to_string()),
+            Err(why) => Some(why.to_string()),
+        }
     }
 }

@@ -32,8 +32,8 @@ const ALL_BUT_IDS: u64 = ALL & !(1 << (33 - 1));
 #[derive(Clone, Copy)]
 struct State {
     effective: Set,
-    /// User and group that files are made with.
-    ids: (u32, u32),
+    /// User and group that files are made with, if the thread makes any.
+    ids: Option<(u32, u32)>,
 }
 
 thread_local! {
@@ -64,22 +64,18 @@ pub fn enter(nowhere: BorrowedFd<'_>, permitted: Set, held_back: Set) -> Result<
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     leave_for(nowhere)?;
     no_new_privileges()?;
-    keep(permitted, held_back)?;
+    let effective = caps::reduce(permitted, permitted.without(held_back))?;
+    STATE.set(Some(State { effective, ids: Some((fs_user(NOBODY), fs_group(NOBODY))) }));
     Ok(confined)
 }
 
-/// Takes further capabilities away from a thread that a confined one has started.
+/// Takes further capabilities away from a thread that a confined one has started, and that makes no files.
 pub fn enter_further(permitted: Set) -> Result<Confined> {
     set_mask(ALL)?;
     let confined = Confined { here: PhantomData };
-    keep(permitted, caps::NONE)?;
+    let effective = caps::reduce(permitted, permitted)?;
+    STATE.set(Some(State { effective, ids: None }));
     Ok(confined)
-}
-
-fn keep(permitted: Set, held_back: Set) -> Result<()> {
-    let effective = caps::reduce(permitted, permitted.without(held_back))?;
-    STATE.set(Some(State { effective, ids: (fs_user(NOBODY), fs_group(NOBODY)) }));
-    Ok(())
 }
 
 /// Runs what may wait for other threads. If the calling thread is confined, the host program's changes of ids take place
@@ -97,7 +93,8 @@ pub fn waiting<T>(wait: impl FnOnce() -> T) -> Result<T> {
 
 fn resume(state: State) -> Result<()> {
     caps::resume(state.effective)?;
-    for (set, id) in [(fs_user as fn(u32) -> u32, state.ids.0), (fs_group, state.ids.1)] {
+    let Some((user, group)) = state.ids else { return Ok(()) };
+    for (set, id) in [(fs_user as fn(u32) -> u32, user), (fs_group, group)] {
         if set(NOBODY) != id {
             set(id);
             if set(NOBODY) != id {

@@ -1,8 +1,9 @@
 //! Setting the mode of a name that is not opened (a device node, a fifo) without following a symlink (Linux 6.6).
 //!
 //! Older kernels have no such call, and following is dangerous: a process that can write into the layer could put a symlink
-//! there this instant. They get the mode as an ACL that says no more than a mode, which the kernel makes a mode of. It has no
-//! setuid, setgid and sticky bits: of a node these mean nothing.
+//! there this instant. They get the mode as an ACL that says no more than a mode, which the kernel makes a mode of. That leaves
+//! the other bits as they are: setuid and setgid, which a change of the owner takes away, do not come back. Of a node they mean
+//! nothing.
 
 use crate::error::Result;
 use crate::sys::fs::{check, shown};

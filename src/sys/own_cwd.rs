@@ -23,3 +23,29 @@ pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + S
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread panicked")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fs;
+    use std::os::fd::AsFd;
+    use std::path::PathBuf;
+
+    /// The working directory of the calling thread, and whether a handler of the host could run on it.
+    fn here() -> (PathBuf, bool) {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        let alarm = 1 << (libc::SIGALRM - 1);
+        (std::fs::read_link("/proc/thread-self/cwd").unwrap(), blocked & alarm == 0)
+    }
+
+    #[test]
+    fn the_directory_is_the_threads_and_no_handler_runs_in_it() {
+        let before = here();
+        let dir = fs::open_dir(std::path::Path::new("/proc")).unwrap();
+        assert_eq!(run_in(dir.as_fd(), || Ok(here())).unwrap(), ("/proc".into(), false));
+        assert_eq!(here(), before);
+        assert!(before.1 && before.0 != PathBuf::from("/proc"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Renaming without replacing, and exchanging two names: `renameat2(2)`, Linux 3.15, and where a filesystem or kernel has it not.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
@@ -21,13 +21,14 @@ pub fn rename_new_at(dir: impl AsFd, from: impl AsRef<OsStr>, to: impl AsRef<OsS
     }
 }
 
-/// Exchanges two names of `dir` in one step; false where that cannot be done.
-pub fn exchange_at(dir: impl AsFd, one: impl AsRef<OsStr>, other: impl AsRef<OsStr>) -> Result<bool> {
+/// Exchanges two names of `dir` in one step; [`Kind::Unsupported`] where kernel or filesystem cannot do that.
+pub fn exchange_at(dir: impl AsFd, one: impl AsRef<OsStr>, other: impl AsRef<OsStr>) -> Result<()> {
     let (dir, one, other) = (dir.as_fd(), one.as_ref(), other.as_ref());
+    let failed = |errno| Error::sys(format!("exchange '{}' and '{}'", shown(one), shown(other)), errno as i32);
     match nix::fcntl::renameat2(dir, one, dir, other, RenameFlags::RENAME_EXCHANGE) {
-        Ok(()) => Ok(true),
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(false),
-        Err(errno) => Err(Error::sys(format!("exchange '{}' and '{}'", shown(one), shown(other)), errno as i32)),
+        // What the kernel says of a flag that the filesystem does not know.
+        Err(Errno::EINVAL) => Err(failed(Errno::EINVAL).with_kind(Kind::Unsupported)),
+        outcome => outcome.map_err(failed),
     }
 }
 

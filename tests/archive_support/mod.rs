@@ -204,10 +204,15 @@ pub fn options(whiteouts: Whiteouts) -> Options {
     }
 }
 
+/// Where [`nowhere`] makes its directory, for the calling thread.
+pub fn nowhere_path() -> std::path::PathBuf {
+    let own = (std::process::id(), std::thread::current().id());
+    std::env::temp_dir().join(format!("graphdriver-nowhere-{}-{:?}", own.0, own.1))
+}
+
 /// A directory that has been removed, for the root of the threads that unpack.
 pub fn nowhere() -> std::fs::File {
-    let path =
-        std::env::temp_dir().join(format!("graphdriver-nowhere-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let path = nowhere_path();
     std::fs::create_dir(&path).unwrap();
     let open = std::fs::File::open(&path).unwrap();
     std::fs::remove_dir(&path).unwrap();

@@ -1,5 +1,7 @@
 //! What a test has done in another process because it might never come back from it, or because it uses several threads there.
 
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // fork has no safe form
+
 use super::Tar;
 use super::subject::{Failure, Subject};
 use std::io::Read;
@@ -11,6 +13,7 @@ type Program = fn(&dyn Subject);
 const PROGRAMS: &[(&str, Program)] = &[
     ("two callbacks that each want the other's layer", two_callbacks_that_each_want_the_others_layer),
     ("start a program that stays", start_a_program_that_stays),
+    ("fork a child that stays", fork_a_child_that_stays),
 ];
 
 /// Runs a program by its name. A panic is its failure.
@@ -63,9 +66,18 @@ fn two_callbacks_that_each_want_the_others_layer(subject: &dyn Subject) {
     });
 }
 
-/// As a daemon starts a container's process: it outlives the daemon for a while.
+/// As a daemon starts a container's process: it outlives the daemon, here for a while.
 fn start_a_program_that_stays(_: &dyn Subject) {
-    let mut command = std::process::Command::new("sleep");
-    command.arg("20").stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.spawn().unwrap();
+    super::run(std::process::Command::new("sh").args(["-c", "sleep 20 < /dev/null > /dev/null 2>&1 &"]));
+}
+
+/// As every daemon has one for a moment, whenever it starts a program: a child that still has all of its descriptors.
+fn fork_a_child_that_stays(_: &dyn Subject) {
+    match unsafe { libc::fork() } {
+        0 => unsafe {
+            libc::sleep(20);
+            libc::_exit(0)
+        },
+        pid => assert!(pid > 0),
+    }
 }

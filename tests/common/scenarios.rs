@@ -295,9 +295,12 @@ fn what_the_caller_knows_of_is_not_made_anew(w: &World) {
     w.subject.umount("c1").unwrap();
 }
 
+/// A call that tells the caller of a layer, and the name of one for it.
+type Telling = (&'static str, fn(&dyn Subject, &str));
+
 /// After a restart a daemon makes anew what it does not know of (a pull that a crash ended), and keeps what it asked about.
 fn a_layer_of_an_earlier_process_is_known_once_it_was_told(w: &World) {
-    let ways: [(&str, fn(&dyn Subject, &str)); 4] = [
+    let ways: [Telling; 4] = [
         ("asked-about", |subject, id| assert!(subject.exists(id))),
         ("looked-into", |subject, id| drop(subject.metadata(id).unwrap())),
         ("mounted", |subject, id| {
