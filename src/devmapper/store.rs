@@ -115,12 +115,10 @@ impl Store {
     /// Gives a file of the stage its layer's name; the file that has the name, if there is one, gets that of the stage.
     pub(super) fn publish(&self, staged: &str, name: &str, exchange: bool) -> Result<()> {
         self.steps.make("publish", name, || {
-            if !exchange {
-                rename::rename_new_at(&self.dir, staged, name)?;
-            } else if !rename::exchange_at(&self.dir, staged, name)? {
-                let what = format!("the filesystem of home cannot exchange '{name}' for the new layer in one step");
-                return Err(Error::new(Kind::Unsupported, what).hint("remove the old layer first"));
-            }
+            match exchange {
+                true => rename::exchange_at(&self.dir, staged, name),
+                false => rename::rename_new_at(&self.dir, staged, name),
+            }?;
             fs::fsync(&self.dir, "metadata")
         })
     }
