@@ -164,10 +164,16 @@ fn mount_options_and_mkfs_arguments_reach_the_device() {
 #[test]
 fn xfs_layers_are_mounted_side_by_side_and_grown() {
     let ground = Ground::with(&["dm.loopdatasize=2G", "dm.loopmetadatasize=16M", "dm.basesize=320M", "dm.fs=xfs"]);
+    let mut ground = ground;
+    ground.option("dm.xfs_nospace_max_retries", "7");
     let driver = ground.open();
     assert_eq!(driver.line("Backing Filesystem"), "xfs");
     driver.rw("l1", None).unwrap();
     let first = driver.up("l1").unwrap();
+    let number = std::fs::metadata(&first).unwrap();
+    let kernel_name = format!("dm-{}", nix::sys::stat::minor(std::os::unix::fs::MetadataExt::dev(&number)));
+    let retries = format!("/sys/fs/xfs/{kernel_name}/error/metadata/ENOSPC/max_retries");
+    assert_eq!(std::fs::read_to_string(retries).unwrap().trim(), "7");
     std::fs::write(first.join("file"), "content").unwrap();
     driver.sized("l2", Some("l1"), "400M").unwrap();
     let second = driver.up("l2").unwrap();
@@ -179,7 +185,6 @@ fn xfs_layers_are_mounted_side_by_side_and_grown() {
     }
     driver.cleanup().unwrap();
     drop(driver);
-    let mut ground = ground;
     ground.option("dm.basesize", "360M");
     let driver = ground.open();
     driver.rw("l3", None).unwrap();

@@ -2,6 +2,8 @@
 //! Run by `vm/test`.
 
 mod common;
+#[path = "devmapper/cookie.rs"]
+mod cookie;
 #[path = "devmapper/crash.rs"]
 mod crash;
 #[path = "devmapper/ground.rs"]
@@ -489,6 +491,38 @@ fn what_others_put_on_a_mount_point_is_theirs() {
         std::fs::remove_file(point.join("stray")).unwrap();
     }
     ground.finish(driver);
+}
+
+/// What a process leaves that is killed while it waits for udev; and what looks like it.
+#[test]
+fn forgotten_cookies_are_removed_at_a_start() {
+    let ground = Ground::new();
+    let forgotten = [cookie::make(cookie::MAGIC | 0x1234), cookie::make(cookie::MAGIC | 0x1235)];
+    let another = cookie::make((0x0d4e << 16) | 0x1234);
+    session(&ground, |_| ());
+    assert!(forgotten.iter().all(|&semaphore| cookie::exists(semaphore)), "somebody may just be about to wait");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    output("date", &["-s", &format!("@{}", now + 600)]);
+    let recent = cookie::make(cookie::MAGIC | 0x1236);
+    session(&ground, |_| ());
+    assert!(!forgotten.iter().any(|&semaphore| cookie::exists(semaphore)));
+    assert!(cookie::exists(another) && cookie::exists(recent));
+    [another, recent].into_iter().for_each(cookie::remove);
+    ground.check();
+}
+
+#[test]
+fn a_mount_option_that_another_replaces_is_told() {
+    let mut ground = Ground::new();
+    ground.options.extend(["dm.mountopt=noatime", "dm.mountopt=nodiratime"].map(str::to_owned));
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let copy = Arc::clone(&lines);
+    graphdriver::log::set_sink(Some(Arc::new(move |_, line: &str| copy.lock().unwrap().push(line.to_owned()))));
+    session(&ground, |_| ());
+    graphdriver::log::set_sink(None);
+    let told = lines.lock().unwrap().iter().any(|line| line.contains("nodiratime") && line.contains("'noatime'"));
+    assert!(told, "{lines:?}");
+    ground.check();
 }
 
 #[test]

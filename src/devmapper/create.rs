@@ -39,7 +39,8 @@ impl DeviceMapper {
         if parent == Some(id) {
             return Err(Error::new(Kind::Invalid, "a layer cannot be its own parent"));
         }
-        let mut held = shared.locks.hold(&[(name, Exclusive), (origin_name, Sharing)])?;
+        let stage = &staged(name);
+        let mut held = shared.locks.hold(&[(name, Exclusive), (stage, Exclusive), (origin_name, Sharing)])?;
         let origin = shared.usable(origin_name).context(|| "its parent")?;
         let size = wanted.unwrap_or(origin.size);
         if size < origin.size {
@@ -47,10 +48,10 @@ impl DeviceMapper {
             return Err(Error::new(Kind::Invalid, format!("size={size}: {sentence}")).user(sentence));
         }
         shared.check_free_space()?;
-        let is_replacing = self.make_room(id, name)?;
+        let is_replacing = self.make_room(id, name, stage)?;
         let grows = size > origin.size;
         let device = Device {
-            hash: if is_replacing || grows { staged(name) } else { name.clone() },
+            hash: if is_replacing || grows { stage.clone() } else { name.clone() },
             size,
             parent: parent_name.clone().unwrap_or_default(),
             read_only: access == Access::ReadOnly,
@@ -81,16 +82,17 @@ impl DeviceMapper {
         }
         shared.lease.tell(id);
         if is_replacing {
-            self.discard(&staged(name));
+            self.discard(stage);
         }
         Ok(())
     }
 
     /// Sees to it that the id can be had: false if it is free, true if it is that of a leftover, whose place the new layer takes
     /// when it is done. Only what is proven to be of no use to anybody is one.
-    fn make_room(&self, id: &LayerId, name: &str) -> Result<bool> {
+    fn make_room(&self, id: &LayerId, name: &str, stage: &str) -> Result<bool> {
         let shared = &self.shared;
-        self.clear_stage(name)?;
+        // What an earlier attempt left there goes first.
+        self.delete_now(stage)?;
         let taken = |why: &str| Err(Error::new(Kind::Exists, format!("the layer exists {why}")));
         let device = match shared.devices.find(name) {
             Ok(Some(device)) => device,
@@ -117,15 +119,6 @@ impl DeviceMapper {
             return taken("and is not known to be a leftover");
         }
         Ok(true)
-    }
-
-    /// What an earlier attempt left on the stage goes first.
-    fn clear_stage(&self, name: &str) -> Result<()> {
-        match self.shared.devices.known(&staged(name)) {
-            Some(device) if device.deleted => self.delete_now(&device.hash),
-            Some(_) => Err(Error::new(Kind::Busy, "a layer whose id begins alike is being made")),
-            None => Ok(()),
-        }
     }
 
     fn delete_now(&self, name: &str) -> Result<()> {

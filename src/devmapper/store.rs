@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::rename;
+use crate::undo;
 use std::os::fd::{AsFd, OwnedFd};
 
 const SET: &str = "deviceset-metadata";
@@ -115,11 +116,15 @@ impl Store {
     /// Gives a file of the stage its layer's name; the file that has the name, if there is one, gets that of the stage.
     pub(super) fn publish(&self, staged: &str, name: &str, exchange: bool) -> Result<()> {
         self.steps.make("publish", name, || {
-            match exchange {
-                true => rename::exchange_at(&self.dir, staged, name),
-                false => rename::rename_new_at(&self.dir, staged, name),
-            }?;
-            fs::fsync(&self.dir, "metadata")
+            let rename = |from: &str, to: &str| match exchange {
+                true => rename::exchange_at(&self.dir, from, to),
+                false => rename::rename_new_at(&self.dir, from, to),
+            };
+            undo::all_or_nothing(|undo| {
+                rename(staged, name)?;
+                undo.with(|| rename(name, staged));
+                fs::fsync(&self.dir, "metadata")
+            })
         })
     }
 

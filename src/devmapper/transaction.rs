@@ -111,8 +111,10 @@ impl Devices {
 
     /// Deletes a device and its record; a busy one is marked instead. Of a copy, only the record goes.
     pub(super) fn delete(&self, name: &str) -> Result<Deleted> {
-        let Some(device) = self.find(name)? else { return Ok(Deleted::Gone) };
+        self.find(name)?;
         let mut ledger = self.ledger();
+        // As it is now: whoever had the ledger before may have deleted it, and its id may be another's.
+        let Some(device) = self.known(name) else { return Ok(Deleted::Gone) };
         let id = device.device_id;
         if self.is_claimed_twice(id) {
             ledger.note(format!("another layer claims device {id} of '{name}' as well; the device stays"));
