@@ -64,6 +64,48 @@ fn killed_at_every_moment_of_the_first_start() {
     }
 }
 
+/// A start that has everything to do: a transaction to undo, a layer to take off, a base to grow.
+#[test]
+fn killed_at_every_moment_of_a_start_that_tidies_and_grows() {
+    for at in 0.. {
+        let mut ground = Ground::with(&["dm.loopdatasize=256M", "dm.loopmetadatasize=4M", "dm.basesize=16M"]);
+        ground.option("dm.mountopt", "noatime,data=ordered");
+        let driver = ground.open();
+        driver.rw("kept", None).unwrap();
+        std::fs::write(driver.up("kept").unwrap().join("file"), "content").unwrap();
+        driver.down("kept").unwrap();
+        driver.cleanup().unwrap();
+        drop(driver);
+        let archive = common::Tar::new().file("a", "1").file("b", &"2".repeat(9 << 20)).done();
+        crash::child(&ground, usize::MAX, From::Operation, |driver| {
+            driver.create_read_only("half")?;
+            driver.apply_diff(&id("half"), &mut crash::Deadly(&archive[..archive.len() - 1024]), None)
+        });
+        crash::child(&ground, 3, From::Operation, |driver| driver.rw("new", None));
+        ground.option("dm.basesize", "24M");
+        ground.option("dm.loopdatasize", "320M");
+        let end = crash::child(&ground, at, From::Open, |_| Ok(()));
+        let driver = ground.open();
+        assert!(driver.has("kept") && !driver.has("half") && !driver.has("new"), "after moment {at}");
+        driver.rw("child", Some("kept")).unwrap();
+        assert!(driver.up("child").unwrap().join("file").exists());
+        driver.down("child").unwrap();
+        driver.rw("fresh", None).unwrap();
+        assert!(filesystem_size(&driver.up("fresh").unwrap()) > 17 << 20, "after moment {at}");
+        driver.down("fresh").unwrap();
+        ground::eventually("what is left is deleted", || !ground.metadata("half").exists());
+        driver.cleanup().unwrap();
+        drop(driver);
+        ground.check();
+        assert_eq!(ground.thins(), ground.recorded(), "after moment {at}");
+        if end == End::Succeeded {
+            println!("{at} moments");
+            assert!(at >= 20, "only {at} moments");
+            return;
+        }
+    }
+}
+
 #[test]
 fn killed_at_every_moment_of_a_creation() {
     let ground = Ground::new();

@@ -10,12 +10,14 @@ use super::options::{DEFAULT_BASE_SIZE, Options};
 use super::pool;
 use super::record::{BASE, Device, DeviceSet};
 use super::transaction::{Deleted, with_cleanup};
+use crate::error::errno::EINVAL;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts::Words;
 use crate::sys::dm::{Writes, is_busy, is_unknown_id};
 use crate::sys::newmount;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a start found.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,13 +121,14 @@ fn empty(devices: &Devices, pool: &pool::Status) -> Result<()> {
 /// under the device's own name, perhaps frozen, perhaps of another pool, is not touched.
 fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
     let (kernel, name) = (&devices.kernel, devices.names.look());
-    match kernel.create(&name) {
-        Err(e) if is_busy(&e) => {
-            // An earlier start died over it.
-            kernel.remove(&name, false)?;
-            kernel.create(&name)?;
+    let mut tries = 0..100;
+    while let Err(e) = kernel.create(&name) {
+        // An earlier start died over it, or somebody looks at the last one still.
+        if !is_busy(&e) || tries.next().is_none() {
+            return Err(e);
         }
-        outcome => outcome?,
+        kernel.remove(&name, true)?;
+        std::thread::sleep(Duration::from_millis(20));
     }
     let seen = match devices.start(&name, device, Writes::Refused) {
         Err(e) if is_unknown_id(&e) => Ok(None),
@@ -145,21 +148,26 @@ fn check_mount_options(options: &Options, filesystem: Filesystem, device: &Path)
         Err(e) if e.kind() == Kind::Unsupported => return Ok(()),
         outcome => outcome?,
     };
-    let refused = |e: Error| {
-        let sentence = format!("Invalid dm.mountopt: '{}'", configured.to_string_lossy().escape_debug());
-        e.context(format!("{sentence}: {filesystem} refuses it")).with_kind(Kind::Invalid).user(sentence)
+    let judged = |outcome: Result<()>| match outcome {
+        Err(e) if e.errno() == EINVAL => {
+            let sentence = format!("Invalid dm.mountopt: '{}'", configured.to_string_lossy().escape_debug());
+            let refused = e.context(format!("{sentence}: {filesystem} refuses it")).with_kind(Kind::Invalid);
+            Err(refused.user(sentence))
+        }
+        // A filesystem that a crash left mounted cannot be read through a device that cannot be written to.
+        Err(e) => Ok(log::info!("devicemapper: dm.mountopt cannot be tried now: {e}")),
+        Ok(()) => Ok(()),
     };
     context.string("source", device)?;
     context.flag("ro")?;
     for word in Words::parse([configured]).data.iter().map(|word| word.to_string_lossy()) {
-        match word.split_once('=') {
+        judged(match word.split_once('=') {
             Some((key, value)) => context.string(key, value),
             None => context.flag(&word),
-        }
-        .map_err(refused)?;
+        })?;
     }
     filesystem.mount_option().map_or(Ok(()), |option| context.flag(option))?;
-    context.create().map_err(refused)
+    judged(context.create())
 }
 
 /// Makes the base device or finishes it, if there is none that is whole, and returns its superblock.

@@ -234,10 +234,7 @@ impl Devices {
     pub(super) fn active(&self, device: &Device) -> Result<Option<(Info, Likeness, Option<Target>)>> {
         let name = self.name(device);
         let Some(info) = self.kernel.info(&name)? else { return Ok(None) };
-        let found = match self.kernel.table(&name) {
-            Err(e) if is_gone(&e) => return Ok(None),
-            outcome => outcome?,
-        };
+        let found = gone_is_none(self.kernel.table(&name))?;
         let expected = identity::table(&self.pool_number()?, device);
         let likeness = found.as_ref().map_or(Likeness::Same, |found| identity::compare(found, &expected));
         Ok(Some((info, likeness, found)))
@@ -304,6 +301,14 @@ impl Devices {
     pub(super) fn save_set(&self, mut set: DeviceSet) -> Result<()> {
         set.next_device_id = self.ledger().ids.last.into();
         self.store.save_device_set(&set)
+    }
+}
+
+/// A device that was there a moment ago may be gone by now.
+pub(super) fn gone_is_none<T>(outcome: Result<Option<T>>) -> Result<Option<T>> {
+    match outcome {
+        Err(e) if is_gone(&e) => Ok(None),
+        outcome => outcome,
     }
 }
 

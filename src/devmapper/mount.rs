@@ -101,7 +101,7 @@ impl Devices {
     fn adopt(&self, name: &str, device: &Device) -> Result<Option<bool>> {
         let Some((info, likeness, found)) = self.active(device)? else { return Ok(None) };
         let Some(found) = found else {
-            self.kernel.remove(name, false)?;
+            self.kernel.remove(name, true)?;
             return Ok(None);
         };
         match likeness {
@@ -113,7 +113,7 @@ impl Devices {
                 return Err(Error::new(Kind::Busy, what).hint(hint));
             }
             _ if info.open_count == 0 => {
-                self.kernel.remove(name, false)?;
+                self.kernel.remove(name, true)?;
                 return Ok(None);
             }
             Likeness::Shorter => {

@@ -14,14 +14,17 @@ impl DeviceMapper {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
         let (shared, name) = (&self.shared, file_name(id));
         let _held = shared.locks.hold(&[(&name, Exclusive)])?;
-        match shared.devices.find(&name) {
-            Ok(Some(device)) => self.delete_device(&device)?,
-            Ok(None) => {
-                let unknown = Device { hash: name.clone(), ..Device::default() };
-                shared.place.points.clear(&shared.devices, &unknown)?;
-            }
+        let found = shared.devices.find(&name);
+        if let Ok(Some(device)) = &found {
+            self.delete_device(device)?;
+        } else {
+            // What is unknown or damaged may be mounted nevertheless.
+            let unknown = Device { hash: name.clone(), ..Device::default() };
+            shared.place.points.clear(&shared.devices, &unknown)?;
+        }
+        match found {
             Err(e) if e.kind() == Kind::Corrupt => shared.devices.store.set_aside(&name)?,
-            Err(e) => return Err(e),
+            found => drop(found?),
         }
         shared.lease.untell(id);
         shared.remove_mount_point(&name);

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::base;
-use super::devices::Devices;
+use super::devices::{Devices, gone_is_none};
 use super::identity::{self, Names, is_in_pool};
 use super::kernel::{Kernel, Steps};
 use super::looppool;
@@ -50,7 +50,7 @@ impl Shared {
         }
         let pool = devices.pool_number()?;
         for name in devices.kernel.names()?.into_iter().filter(|name| devices.names.is_ours(name)) {
-            if devices.kernel.table(&name)?.is_some_and(|table| is_in_pool(&table, &pool)) {
+            if gone_is_none(devices.kernel.table(&name))?.is_some_and(|table| is_in_pool(&table, &pool)) {
                 devices.kernel.remove(&name, true)?;
             }
         }
@@ -178,7 +178,7 @@ fn own_active(devices: &Devices) -> Result<Vec<(String, dm::Info)>> {
     let mut own = Vec::new();
     for name in devices.kernel.names()?.into_iter().filter(|name| devices.names.is_ours(name)) {
         let Some(info) = devices.kernel.info(&name)? else { continue };
-        match devices.kernel.table(&name)? {
+        match gone_is_none(devices.kernel.table(&name))? {
             Some(table) if !is_in_pool(&table, &pool) => {
                 let (kind, text) = (table.kind, table.text);
                 log::warn!("devicemapper: '{name}' is active as '{kind} {text}', not in this pool; left alone");
