@@ -10,12 +10,12 @@ use super::options::{DEFAULT_BASE_SIZE, Options};
 use super::pool;
 use super::record::{BASE, Device, DeviceSet};
 use super::transaction::{Deleted, with_cleanup};
-use crate::error::errno::EINVAL;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts::Words;
 use crate::sys::dm::{Writes, is_busy, is_unknown_id};
 use crate::sys::newmount;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -119,8 +119,8 @@ fn empty(devices: &Devices, pool: &pool::Status) -> Result<()> {
 
 /// Looks at a device through another one that cannot be written to; `None` if the pool has none of this id. Whatever is active
 /// under the device's own name, perhaps frozen, perhaps of another pool, is not touched.
-fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
-    let (kernel, name) = (&devices.kernel, devices.names.look());
+pub(super) fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
+    let (kernel, name) = (&devices.kernel, devices.names.look(device.device_id));
     let mut tries = 0..100;
     while let Err(e) = kernel.create(&name) {
         // An earlier start died over it, or somebody looks at the last one still.
@@ -141,33 +141,32 @@ fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path) -> Result<
     }
 }
 
-/// Lets the kernel judge `dm.mountopt` now rather than when a container is to start. Kernels before 5.2 cannot.
+/// Lets the kernel judge `dm.mountopt` now rather than when a container is to start. What it does not take without them either (a
+/// filesystem that a crash left mounted, on a device that cannot be written to) says nothing about them.
 fn check_mount_options(options: &Options, filesystem: Filesystem, device: &Path) -> Result<()> {
     let Some(configured) = &options.mount_options else { return Ok(()) };
-    let context = match newmount::Context::open(filesystem.name()) {
-        Err(e) if e.kind() == Kind::Unsupported => return Ok(()),
-        outcome => outcome?,
-    };
-    let judged = |outcome: Result<()>| match outcome {
-        Err(e) if e.errno() == EINVAL => {
-            let sentence = format!("Invalid dm.mountopt: '{}'", configured.to_string_lossy().escape_debug());
-            let refused = e.context(format!("{sentence}: {filesystem} refuses it")).with_kind(Kind::Invalid);
-            Err(refused.user(sentence))
-        }
-        // A filesystem that a crash left mounted cannot be read through a device that cannot be written to.
-        Err(e) => Ok(log::info!("devicemapper: dm.mountopt cannot be tried now: {e}")),
-        Ok(()) => Ok(()),
-    };
+    let Err(e) = configure(filesystem, device, &Words::parse([configured]).data) else { return Ok(()) };
+    if let Err(e) = configure(filesystem, device, &[]) {
+        log::info!("devicemapper: dm.mountopt cannot be tried now: {e}");
+        return Ok(());
+    }
+    let sentence = format!("Invalid dm.mountopt: '{}'", configured.to_string_lossy().escape_debug());
+    Err(e.context(format!("{sentence}: {filesystem} refuses it")).with_kind(Kind::Invalid).user(sentence))
+}
+
+/// Opens the filesystem read-only with these options, and mounts it nowhere. [`Kind::Unsupported`] before Linux 5.2.
+fn configure(filesystem: Filesystem, device: &Path, words: &[OsString]) -> Result<()> {
+    let context = newmount::Context::open(filesystem.name())?;
     context.string("source", device)?;
     context.flag("ro")?;
-    for word in Words::parse([configured]).data.iter().map(|word| word.to_string_lossy()) {
-        judged(match word.split_once('=') {
-            Some((key, value)) => context.string(key, value),
-            None => context.flag(&word),
-        })?;
+    for word in words.iter().map(|word| word.to_string_lossy()) {
+        match word.split_once('=') {
+            Some((key, value)) => context.string(key, value)?,
+            None => context.flag(&word)?,
+        }
     }
     filesystem.mount_option().map_or(Ok(()), |option| context.flag(option))?;
-    judged(context.create())
+    context.create()
 }
 
 /// Makes the base device or finishes it, if there is none that is whole, and returns its superblock.

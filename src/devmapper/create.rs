@@ -1,5 +1,6 @@
 //! Making a layer: a snapshot, grown if it was asked to be larger, that takes its name when it is done.
 
+use super::base;
 use super::looppool;
 use super::mount::Occupant;
 use super::options::PoolSource;
@@ -115,6 +116,8 @@ impl DeviceMapper {
             log::warn!(
                 "devicemapper: read-only layer '{id}', which an earlier process made and nobody knows of, is made anew"
             );
+        } else if base::look(&shared.devices, &device, |_| Ok(()))?.is_none() {
+            log::warn!("devicemapper: layer '{id}', of which the pool has no device, is made anew");
         } else {
             return taken("and is not known to be a leftover");
         }

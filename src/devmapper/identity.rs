@@ -43,9 +43,9 @@ impl Names {
         if name.len() <= MAX_NAME && !in_stage(layer) { name } else { format!("{}@{id}", self.prefix) }
     }
 
-    /// The device through which a start looks at the base before it trusts anything.
-    pub(super) fn look(&self) -> String {
-        format!("{}@look", self.prefix)
+    /// The device through which a thin device is looked at that is not trusted yet.
+    pub(super) fn look(&self, id: DeviceId) -> String {
+        format!("{}@look-{id}", self.prefix)
     }
 
     /// Whether a device has a name of this home, and is not the pool.
