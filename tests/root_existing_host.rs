@@ -374,8 +374,8 @@ fn root_a_layer_that_was_being_made_is_removed() {
             }
         }
         host.start(subject);
-        for done in 0..steps.len() {
-            assert!(!host.layer(&format!("{:064x}", 0xc0de_0000_usize + done)).exists(), "after step '{}'", steps[done]);
+        for (done, step) in steps.iter().enumerate() {
+            assert!(!host.layer(&format!("{:064x}", 0xc0de_0000_usize + done)).exists(), "after step '{step}'");
         }
         host.check_usable(subject);
         // The symlink of the one that did not get as far as its `link` leads nowhere now: the next start removes it.

@@ -233,7 +233,7 @@ unsafe extern "C" fn read_and_call_back(_: *mut c_void, _: *mut c_void, _: usize
     assert_eq!(Errno::last(), Errno::EBUSY, "the layer itself");
     assert_eq!(capi::graphdriver_cleanup(), -1);
     assert_eq!(Errno::last(), Errno::EBUSY);
-    Errno::EINTR.set();
+    Errno::EIO.set();
     -1
 }
 
@@ -246,7 +246,7 @@ fn root_a_callback_may_call_the_library_and_never_hangs_it() {
     let rc = unsafe {
         capi::graphdriver_unpack_layer(c"a".as_ptr(), std::ptr::null_mut(), Some(read_and_call_back), std::ptr::null_mut())
     };
-    assert_eq!(rc, -1, "a read function that is interrupted ends the unpack");
+    assert_eq!((rc, Errno::last()), (-1, Errno::EIO), "a read function that fails ends the unpack");
     c.cleanup().unwrap();
 }
 
@@ -265,11 +265,9 @@ fn root_cleanup_in_the_log_callback_is_refused_and_does_not_hang() {
     let c = C::new();
     c.init("overlay", &store.root(), QUICK).unwrap();
     c.create_ro("a", None).unwrap();
-    run(Command::new("setfattr")
-        .args(["-n", "trusted.graphdriver.unfinished", "-v", "y"])
-        .arg(store.root().join("overlay/a")));
+    fs::create_dir_all(store.root().join("overlay/half/diff")).unwrap();
     unsafe { capi::graphdriver_set_log_callback(Some(clean_up_on_warning), std::ptr::null_mut()) };
-    c.create_ro("a", None).unwrap(); // warns that it replaces the layer
+    c.create_ro("half", None).unwrap(); // warns that it replaces what is there
     unsafe { capi::graphdriver_set_log_callback(None, std::ptr::null_mut()) };
     assert!(WARNINGS.load(Ordering::Relaxed) > 0);
     c.cleanup().unwrap();

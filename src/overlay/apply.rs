@@ -1,7 +1,7 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, LOWER, Layer, STAGE, Unfinished, look, owner_of};
+use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
@@ -23,12 +23,14 @@ impl Shared {
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
+        self.lease.tell(id);
         layer.check_finished()?;
-        self.before_use(&home, &layer);
         self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let root = fs::stat_fd(&diff)?;
-        let kind = if fs::is_empty_dir(&diff)? { Unfinished::First } else { Unfinished::Again };
+        // What a container may write meanwhile is not the archive's to take back.
+        let was_empty = fs::is_empty_dir(&diff)? && !layer.is_mounted(&self.home)?;
+        let kind = if was_empty { Unfinished::First } else { Unfinished::Again };
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
@@ -100,17 +102,8 @@ impl Shared {
 
     /// The layer's root hides everything below: it becomes one without parents.
     fn cut_off<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
-        let lowers = layer.own_lowers()?.unwrap_or_default();
         layer.set_root_opaque()?;
         undo.with(|| layer.set_root_transparent());
-        if lowers.0.is_empty() {
-            return Ok(());
-        }
-        let had_empty = layer.has_dir(EMPTY)?;
-        undo.with(move || {
-            self.replace(layer, LOWER, &lowers.to_text())?;
-            if had_empty { Ok(()) } else { fs::remove_dir_at(layer, EMPTY) }
-        });
-        self.make_base(layer)
+        self.make_base(layer, undo)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::layout::{DIFF, DIFF_MODE, EMPTY, Found, LINK, LOWER, MERGED, STAGE, Vacant, WORK};
-use super::layout::{Layer, LinkId, Lowers, find, link_text, random_name, set_access};
+use super::layout::{Layer, LinkId, Lowers, find, link_text, set_access};
 use super::leftover::Leftover;
 use super::remove::Temporary;
 use crate::driver::{Access, CreateOptions};
@@ -21,6 +21,8 @@ struct Plan {
     lowers: Lowers,
     access: Access,
     limits: Limits,
+    /// Its name in `l/`, if that is there already.
+    link: Option<LinkId>,
 }
 
 /// What has the id of a layer that is being made.
@@ -29,6 +31,16 @@ enum Before {
     /// A name without anything behind it.
     Hollow,
     Leftover(Leftover),
+}
+
+impl Before {
+    /// The link of a leftover leads to its id, and so to what is made in its place: children that know it by that name keep their
+    /// parent.
+    fn link(&self, home: &OwnedFd, id: &LayerId) -> Option<LinkId> {
+        let Before::Leftover(Leftover { link: Some(link), .. }) = self else { return None };
+        let is_its_own = fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
+        is_its_own.then(|| link.clone())
+    }
 }
 
 impl Shared {
@@ -40,7 +52,7 @@ impl Shared {
         options: &mut CreateOptions,
     ) -> Result<()> {
         let limits = self.limits_for(access, options)?;
-        let _held = self.hold_with_parent(id, parent)?;
+        let held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let lowers = match parent {
             Some(parent) => self.lowers_upon(&home, parent)?,
@@ -50,7 +62,8 @@ impl Shared {
         let before = self.before(&home, id)?;
         let stage = self.temporary(STAGE)?;
         undo::all_or_nothing(|undo| {
-            let link = self.build(&home, &stage, id, &Plan { lowers, access, limits }, undo)?;
+            let link = before.link(&home, id);
+            let link = self.build(&home, &stage, id, &Plan { lowers, access, limits, link }, undo)?;
             self.publish(&home, &stage, id, &before, undo)?;
             self.flush(&home)?;
             log::info!("made layer '{id}', named '{}'", link.as_str());
@@ -60,10 +73,8 @@ impl Shared {
         if let Some(parent) = parent {
             self.lease.tell(parent);
         }
+        drop(held); // deleting may take long
         // What was there before has the temporary name now.
-        if let Before::Leftover(leftover) = &before {
-            self.drop_links(&home, id, leftover.link.as_ref());
-        }
         if !matches!(before, Before::Nothing) {
             self.dispose(&home, &stage);
         }
@@ -115,11 +126,15 @@ impl Shared {
         if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
             quota.limit(home.as_fd(), dir.as_fd(), plan.limits)?;
         }
-        let link = new_link(home, id)?;
-        undo.with({
-            let path = link.path();
-            move || fs::remove_file_at(home, path)
-        });
+        let link = match &plan.link {
+            Some(link) => link.clone(),
+            None => {
+                let link = new_link(home, id)?;
+                let path = link.path();
+                undo.with(move || fs::remove_file_at(home, path));
+                link
+            }
+        };
         self.fill(&dir, &link, plan)?;
         Ok(link)
     }
@@ -140,9 +155,30 @@ impl Shared {
             undo.with(move || quota::renaming(home.as_fd(), &[name.as_ref()], || rename::rename_new_at(home, &name, from)));
             return Ok(());
         }
-        exchange(home, from, id.as_ref())?;
-        undo.with(move || exchange(home, from, name.as_ref()));
+        self.exchange(home, from, id.as_ref())?;
+        undo.with(move || self.exchange(home, from, name.as_ref()));
         Ok(())
+    }
+
+    /// Exchanges two names of home. Where that takes several steps, it is done by way of a third name: a crash in between leaves no
+    /// layer under either, and nothing that was worth keeping is lost.
+    fn exchange(&self, home: &OwnedFd, one: &OsStr, other: &OsStr) -> Result<()> {
+        let at_once = quota::renaming(home.as_fd(), &[one, other], || rename::exchange_at(home, one, other));
+        match at_once {
+            Err(e) if e.kind() == Kind::Unsupported => {}
+            outcome => return outcome,
+        }
+        let aside = self.temporary(STAGE)?;
+        let third = OsStr::new(aside.name());
+        let step =
+            |from: &OsStr, to: &OsStr| quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, to));
+        undo::all_or_nothing(|undo| {
+            for (from, to) in [(other, third), (one, other), (third, one)] {
+                step(from, to)?;
+                undo.with(move || step(to, from));
+            }
+            Ok(())
+        })
     }
 
     fn fill(&self, dir: &OwnedFd, link: &LinkId, plan: &Plan) -> Result<()> {
@@ -212,24 +248,4 @@ pub(super) fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
             made => return made.map(|()| link),
         }
     }
-}
-
-/// Exchanges two names of home. Where that takes several steps, it is done by way of a third name: a crash in between leaves no layer
-/// under either, and nothing that was worth keeping is lost.
-fn exchange(home: &OwnedFd, one: &OsStr, other: &OsStr) -> Result<()> {
-    let at_once = quota::renaming(home.as_fd(), &[one, other], || rename::exchange_at(home, one, other));
-    match at_once {
-        Err(e) if e.kind() == Kind::Unsupported => {}
-        outcome => return outcome,
-    }
-    let aside = format!("{STAGE}{}", random_name()?);
-    let third = OsStr::new(&aside);
-    let step = |from: &OsStr, to: &OsStr| quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, to));
-    undo::all_or_nothing(|undo| {
-        for (from, to) in [(other, third), (one, other), (third, one)] {
-            step(from, to)?;
-            undo.with(move || step(to, from));
-        }
-        Ok(())
-    })
 }

@@ -14,10 +14,9 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::ENOTDIR;
+use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
-use crate::log;
 use crate::mounts;
 use crate::quota;
 use crate::sys::fs::{self, FileKind};
@@ -58,7 +57,7 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 /// No `link` file is longer; readers accept the names of other tools.
 const MAX_LINK: usize = 255;
 /// Overlayfs stacks at most 500 lowers; names of other tools may be long.
-const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
+pub(super) const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
 
 /// How far an unpack got that did not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,10 +194,11 @@ impl Layer {
         self.part(read.and_then(|content| LinkId::parse(&content)))
     }
 
-    /// A part of a layer that is missing is damage, and must not be told as "no such layer".
+    /// A part of a layer that is missing, or something else, is damage, and must not be told as "no such layer".
     fn part<T>(&self, outcome: Result<T>) -> Result<T> {
+        let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP].contains(&e.errno());
         outcome
-            .map_err(|e| if fs::is_absent(&e) { e.with_kind(Kind::Corrupt) } else { e })
+            .map_err(|e| if is_damage(&e) { e.with_kind(Kind::Corrupt) } else { e })
             .context(|| format!("layer '{}'", self.id))
     }
 
@@ -218,7 +218,7 @@ impl Layer {
             Err(e) if fs::is_absent(&e) => Ok(self.has_dir(EMPTY)?.then(Lowers::default)),
             Err(e) => Err(e),
         };
-        read.context(|| format!("layer '{}'", self.id))
+        self.part(read)
     }
 
     /// Who may write into it, as it was made; `None` for a layer of the C module, which keeps no note of that.
@@ -228,11 +228,6 @@ impl Layer {
             Err(e) if xattr::is_absent(&e) => Ok(None),
             Err(e) => Err(e.context(format!("layer '{}'", self.id))),
         }
-    }
-
-    /// Notes who may write into it.
-    pub(super) fn set_access(&self, access: Access) -> Result<()> {
-        set_access(&self.dir, access)
     }
 
     pub(super) fn diff(&self) -> Result<OwnedFd> {
@@ -408,20 +403,18 @@ pub(super) fn owner_of(text: &OsStr) -> Option<LayerId> {
     LayerId::parse(id).ok()
 }
 
-/// Calls `each` for every directory in home that can be a layer. One that cannot be opened is left out, and logged.
-pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {
+/// Calls `each` for every directory in home that can be a layer; with the error for one that cannot be opened, which must not stand
+/// in the way of all others.
+pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(&LayerId, Result<Layer>) -> Result<()>) -> Result<()> {
     fs::each_entry(home, |entry| {
         let id = LayerId::parse(entry.name.as_bytes()).ok().filter(|id| id.check_free(&RESERVED).is_ok());
         let Some(id) = id.filter(|_| entry.kind.is_none_or(|kind| kind != FileKind::File)) else { return Ok(()) };
         match Layer::find(home, &id) {
-            Ok(Some(layer)) => each(layer),
+            Ok(Some(layer)) => each(&id, Ok(layer)),
             Ok(None) => Ok(()),
-            Err(e) if e.errno() == ENOTDIR => Ok(()), // a file
-            // One that is damaged must not stand in the way of all others.
-            Err(e) => {
-                log::warn!("'{id}' in home is left out: {e}");
-                Ok(())
-            }
+            // A file, or a symlink that leads to none or to itself.
+            Err(e) if [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&e.errno()) => Ok(()),
+            Err(e) => each(&id, Err(e)),
         }
     })
 }

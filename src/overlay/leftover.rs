@@ -9,6 +9,7 @@ use super::layout::{DIFF, EMPTY, LOWER, Layer, LinkId, Lowers, MERGED, Unfinishe
 use super::links;
 use crate::driver::Access;
 use crate::error::{Error, Kind, Result};
+use crate::id::LayerId;
 use crate::sys::fs;
 use std::os::fd::OwnedFd;
 
@@ -28,6 +29,8 @@ impl Shared {
     pub(super) fn leftover(&self, home: &OwnedFd, layer: &Layer) -> Result<Leftover> {
         let proven = |why| Ok(Leftover { link: layer.link().ok(), why });
         let taken = |why: &str| {
+            // Now the caller knows that it is there.
+            self.lease.tell(&layer.id);
             Err(Error::new(Kind::Exists, format!("the id is taken by a layer that {why}"))
                 .hint("remove it first if it is not wanted any more"))
         };
@@ -42,8 +45,12 @@ impl Shared {
         if self.lease.was_told(&layer.id) {
             return taken("was made, found or used before");
         }
-        if self.has_children(home, layer)? {
+        let children = self.children(home, layer)?;
+        if children.lowers.is_some() {
             return taken("has layers on top of it");
+        }
+        if let Some(other) = children.unreadable {
+            return taken(&format!("layer '{other}' may be stacked upon, whose list of parents cannot be read"));
         }
         if lacks_parts(layer)? && holds_nothing(layer)? {
             return proven("it was never made whole");
@@ -55,39 +62,44 @@ impl Shared {
     }
 
     /// Whether containers may have written into the layer. Layers of the C module are not marked; that the kernel has used their
-    /// scratch directory is the best hint there is.
+    /// scratch directory is the best hint there is, and where there is none, nobody knows.
     fn may_be_written(&self, layer: &Layer) -> Result<bool> {
         match layer.access()? {
             Some(access) => Ok(access == Access::ReadWrite),
-            None => match fs::stat_at(layer, format!("{WORK}/work")) {
-                Ok(_) => Ok(true),
-                Err(e) if fs::is_absent(&e) => Ok(false),
-                Err(e) => Err(e),
-            },
+            None => Ok(!layer.has_dir(WORK)? || layer.has_dir(&format!("{WORK}/work"))?),
         }
     }
 
-    /// Whether any layer is stacked upon this one, by whichever of its names.
-    pub(super) fn has_children(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
-        Ok(self.as_children_say(home, layer)?.is_some())
-    }
-
-    /// The lowers of a layer as one of its children has them; `None` if it has no child. A `link` file that was lost does not mean
-    /// that nobody refers to the layer: all its names in `l/` count.
-    pub(super) fn as_children_say(&self, home: &OwnedFd, layer: &Layer) -> Result<Option<Lowers>> {
+    /// Which layers are stacked upon this one, by whichever of its names. A `link` file that was lost does not mean that nobody
+    /// refers to the layer: all its names in `l/` count.
+    pub(super) fn children(&self, home: &OwnedFd, layer: &Layer) -> Result<Children> {
         let names = links::of(home, layer)?;
-        let mut told = None;
-        each_layer(home, |other| {
-            if told.is_none() && other.id != layer.id {
-                // A damaged list names nobody; its own error is shown when that layer is used.
-                let lowers = other.own_lowers().ok().flatten().unwrap_or_default().0;
-                let at = lowers.iter().position(|link| names.contains(link));
-                told = at.map(|at| Lowers(lowers[at + 1..].to_vec()));
+        let mut children = Children::default();
+        each_layer(home, |id, other| {
+            if *id == layer.id {
+                return Ok(());
+            }
+            match other.and_then(|other| other.own_lowers()) {
+                Ok(Some(lowers)) => {
+                    if let Some(at) = lowers.0.iter().position(|link| names.contains(link)) {
+                        children.lowers.get_or_insert_with(|| Lowers(lowers.0[at + 1..].to_vec()));
+                    }
+                }
+                Ok(None) | Err(_) => drop(children.unreadable.get_or_insert_with(|| id.clone())),
             }
             Ok(())
         })?;
-        Ok(told)
+        Ok(children)
     }
+}
+
+/// What the other layers say about one.
+#[derive(Default)]
+pub(super) struct Children {
+    /// If it has children: its lowers, as one of them has them.
+    pub(super) lowers: Option<Lowers>,
+    /// A layer that may be a child or not: what it is stacked upon cannot be read.
+    pub(super) unreadable: Option<LayerId>,
 }
 
 /// Whether a part is missing that every layer has from the moment it gets its name.
@@ -99,6 +111,7 @@ fn lacks_parts(layer: &Layer) -> Result<bool> {
     Ok(!whole)
 }
 
-fn holds_nothing(layer: &Layer) -> Result<bool> {
+/// Whether there is no content in it.
+pub(super) fn holds_nothing(layer: &Layer) -> Result<bool> {
     if layer.has_dir(DIFF)? { fs::is_empty_dir(layer.diff()?) } else { Ok(true) }
 }

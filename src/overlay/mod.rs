@@ -31,6 +31,7 @@ use layout::Home;
 use options::Options;
 use probe::Stacking;
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -61,6 +62,8 @@ struct Shared {
     bind: Option<u64>,
     /// Temporary names in home that operations are using.
     temporaries: Mutex<HashSet<String>>,
+    /// Those that could not be deleted, and of which the log knows.
+    stuck: Mutex<HashSet<OsString>>,
     /// The worker has looked for what a crash left.
     swept: AtomicBool,
     /// Something could not be deleted, and the worker does not know of it yet.
@@ -86,6 +89,7 @@ pub fn open(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Res
         lease,
         bind: home.bind,
         temporaries: Mutex::default(),
+        stuck: Mutex::default(),
         swept: AtomicBool::new(home.read_only),
         is_left: AtomicBool::new(false),
     };
@@ -101,7 +105,7 @@ impl Overlay {
         if self.shared.is_left.swap(false, Ordering::SeqCst) {
             self.worker.wake(&self.shared);
         } else {
-            self.worker.nudge();
+            self.worker.nudge(&self.shared);
         }
         done.context(|| format!("{what} layer '{id}'"))
     }

@@ -4,7 +4,7 @@ use super::Shared;
 use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look, owner_of};
 use super::probe::{MAX_LOWERS, Stacking};
 use crate::driver::{Access, MountOptions};
-use crate::error::errno::{EINVAL, ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS};
+use crate::error::errno::{ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -29,17 +29,20 @@ impl Shared {
         let Found::Layer(layer) = find(&self.home, &dir, id)? else {
             return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
         };
+        self.lease.tell(id);
         layer.check_finished()?;
         self.before_use(&dir, &layer);
         let access = self.access_for_mount(&dir, &layer)?;
         let words = self.words(options, access);
         let merged = self.home.path(id, MERGED);
         if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
-            self.lease.tell(id);
             return Ok(merged);
         }
-        if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") && has_upper(access) {
-            self.note_volatile(&layer)?;
+        if has_upper(access) {
+            self.check_volatile(&layer)?;
+            if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") {
+                self.note_volatile(&layer)?;
+            }
         }
         let mount = || {
             let lowers = self.visible_lowers(&dir, &layer)?;
@@ -55,21 +58,16 @@ impl Shared {
             }
             outcome => outcome?,
         }
-        self.lease.tell(id);
         Ok(merged)
     }
 
     /// Read-only layers are mounted read-only: what is written into an image would show in all containers upon it. The C module keeps
-    /// no note of which layers these are; one that has children must be.
+    /// no note of which layers these are; while one has children, it is mounted as they need it.
     fn access_for_mount(&self, home: &OwnedFd, layer: &Layer) -> Result<Option<Access>> {
-        let noted = layer.access()?;
-        if noted.is_some() || !self.has_children(home, layer)? {
-            return Ok(noted);
+        match layer.access()? {
+            None if self.children(home, layer)?.lowers.is_some() => Ok(Some(Access::ReadOnly)),
+            noted => Ok(noted),
         }
-        if let Err(e) = layer.set_access(Access::ReadOnly) {
-            log::info!("that layer '{}' is read-only cannot be noted: {e}", layer.id);
-        }
-        Ok(Some(Access::ReadOnly))
     }
 
     /// The ancestors as far as they can be seen: one whose root is opaque hides those below it, also where it became that after
@@ -95,14 +93,11 @@ impl Shared {
 
     /// After a mount failed: whether what it may have failed for was missing and could be made again.
     fn is_mended(&self, home: &OwnedFd, layer: &Layer, error: &Error) -> Result<bool> {
-        if error.errno() == EINVAL {
-            return self.forget_volatile(layer);
-        }
         if ![Kind::NotFound, Kind::Corrupt].contains(&error.kind()) {
             return Ok(false);
         }
         let furnished = self.furnish(home, layer)?;
-        Ok(self.restore_links(home, &layer.id)? > 0 || furnished)
+        Ok(self.restore_links(home, Some(&layer.id))? > 0 || furnished)
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
@@ -123,7 +118,11 @@ impl Shared {
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
         id.check_free(&super::layout::RESERVED)?;
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
-        mount::umount_detach(&self.home.mount_point(id)).map(drop)
+        let target = self.home.mount_point(id);
+        if self.was_volatile(id)? && mount::umount(&target).is_ok_and(|was_mounted| was_mounted) {
+            return self.settle_volatile(id);
+        }
+        mount::umount_detach(&target).map(drop)
     }
 
     /// The layer's own options replace the configured ones; the label goes with either.
@@ -204,7 +203,9 @@ impl Stack<'_> {
             return Ok(());
         }
         let nothing = OsStr::new("");
-        mount::mount(nothing, self.target, "", self.words.propagation, nothing).map_err(|e| self.take_off(e))
+        let is_new = !self.words.flags.contains(Flags::MS_REMOUNT);
+        let set = mount::mount(nothing, self.target, "", self.words.propagation, nothing);
+        set.map_err(|e| if is_new { self.take_off(e) } else { e })
     }
 
     /// Takes a mount away that is not what it was to be.

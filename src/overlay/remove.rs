@@ -46,27 +46,31 @@ impl Shared {
     }
 
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
-        match find(&self.home, &home, id)? {
-            Found::Nothing(Vacant::Absent) => {}
-            Found::Nothing(Vacant::Hollow) => self.discard(&home, id, None)?,
+        let held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
+        let trash = match find(&self.home, &home, id)? {
+            Found::Nothing(Vacant::Absent) => None,
+            Found::Nothing(Vacant::Hollow) => Some(self.take_away(&home, id, None)?),
             Found::Foreign => {
                 let what = format!("'{}' is no layer", self.home.path.join(id.as_str()).display());
                 return Err(Error::new(Kind::Invalid, what).hint("it is left alone"));
             }
             Found::Layer(layer) => {
                 while mount::umount_detach(&self.home.mount_point(id))? {}
-                self.discard(&home, id, Some(&layer))?;
+                Some(self.take_away(&home, id, Some(&layer))?)
             }
-        }
+        };
         self.lease.untell(id);
+        drop(held); // the id is free, and deleting may take long
+        if let Some(trash) = trash {
+            self.dispose(&home, &trash);
+        }
         Ok(())
     }
 
-    /// Takes the name away for good, then deletes what had it, and its links. In a remote store the name is a symlink to a layer that
-    /// other hosts share: only the symlink is ours to delete.
-    fn discard(&self, home: &OwnedFd, id: &LayerId, layer: Option<&Layer>) -> Result<()> {
+    /// Takes the name away for good, and the link. Returns the name under which what had it is to be deleted. In a remote store the
+    /// name is a symlink to a layer that other hosts share: only the symlink is ours to delete.
+    fn take_away(&self, home: &OwnedFd, id: &LayerId, layer: Option<&Layer>) -> Result<Temporary<'_>> {
         let link = layer.and_then(|layer| layer.link().ok());
         let trash = self.temporary(TRASH)?;
         let to = OsStr::new(trash.name());
@@ -76,8 +80,7 @@ impl Shared {
             self.flush(home)
         })?;
         self.drop_links(home, id, link.as_ref());
-        self.dispose(home, &trash);
-        Ok(())
+        Ok(trash)
     }
 
     /// Deletes what has a temporary name, as far as it can be: the worker does the rest.
@@ -123,40 +126,57 @@ impl Shared {
         Ok(names)
     }
 
-    /// Removes read-only layers whose first unpack a crash interrupted: nothing is lost with them, and whoever pulls them again makes
-    /// them anew. Whether all that could be looked at.
+    /// Takes read-only layers away whose first unpack a crash interrupted: nothing is lost with them, and whoever pulls them again
+    /// makes them anew. Whether all that could be looked at.
     fn sweep_unfinished(&self, home: &OwnedFd, stop: &dyn Fn() -> bool) -> Result<bool> {
         let mut found = Vec::new();
-        each_layer(home, |layer| {
+        each_layer(home, |id, layer| {
             // What cannot be asked of a layer is told when that is used.
+            let Ok(layer) = layer else { return Ok(()) };
             let is_marked = matches!(layer.unfinished(), Ok(Some(Unfinished::First)));
             if is_marked && matches!(layer.access(), Ok(Some(Access::ReadOnly))) {
-                found.push(layer.id);
+                found.push(id.clone());
             }
             Ok(())
         })?;
         let mut all = true;
         for id in found {
-            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]) else {
-                all = false;
-                continue;
-            };
-            let Found::Layer(layer) = find(&self.home, home, &id)? else { continue };
-            // Somebody may have begun anew, or finished, before we held it.
-            if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? || stop() {
-                continue;
+            if stop() {
+                return Ok(false);
             }
-            log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");
-            self.discard(home, &id, Some(&layer))?;
-            self.lease.untell(&id);
+            all &= self.sweep_unfinished_layer(home, &id).unwrap_or_else(|e| {
+                log::warn!("layer '{id}', which a crash left unfinished, stays: {e}");
+                false
+            });
         }
         Ok(all)
+    }
+
+    /// Takes one away, for the worker to delete; false if that could not be looked at. One with layers on top keeps its name for
+    /// them, and is made anew under it.
+    fn sweep_unfinished_layer(&self, home: &OwnedFd, id: &LayerId) -> Result<bool> {
+        let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]) else { return Ok(false) };
+        let Found::Layer(layer) = find(&self.home, home, id)? else { return Ok(true) };
+        // Somebody may have begun anew, or finished, before we held it.
+        if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? {
+            return Ok(true);
+        }
+        let children = self.children(home, &layer)?;
+        if children.lowers.is_some() || children.unreadable.is_some() {
+            return Ok(true);
+        }
+        log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");
+        drop(self.take_away(home, id, Some(&layer))?);
+        self.lease.untell(id);
+        Ok(true)
     }
 
     /// What a crash of an earlier process left. Whether nothing of it is left.
     fn sweep(&self, home: &OwnedFd, stop: &dyn Fn() -> bool) -> Result<bool> {
         let unfinished = self.sweep_unfinished(home, stop)?;
         let links = self.sweep_links(home)?;
+        // The C module, for one, wants them.
+        self.restore_links(home, None)?;
         Ok(unfinished && links)
     }
 }
@@ -187,9 +207,14 @@ impl Chores for Shared {
             if stop() {
                 return true;
             }
-            if let Err(e) = self.delete(&home, &name, stop) {
-                log::warn!("{e}; this is tried again");
-                left = true;
+            match self.delete(&home, &name, stop) {
+                Ok(()) => drop(lock(&self.stuck).remove(&name)),
+                Err(e) => {
+                    if lock(&self.stuck).insert(name) {
+                        log::warn!("{e}; this is tried again and again");
+                    }
+                    left = true;
+                }
             }
         }
         left

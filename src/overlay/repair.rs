@@ -1,13 +1,19 @@
 //! Mending a layer: its link, its list of lowers, and the directories that hold nothing of anybody's.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MERGED, WORK, find, random_name};
+use super::layout::{
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, owner_of, random_name,
+};
 use super::links;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
+use crate::undo::{self, Undo};
 use std::os::fd::OwnedFd;
+
+/// A list of lowers that a layer had before it became one without.
+const ASIDE: &str = "lower.before";
 
 impl Shared {
     /// See [`crate::driver::Driver::repair_lowers`]. A layer that does not exist needs no repair.
@@ -15,17 +21,20 @@ impl Shared {
         let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
+        self.lease.tell(id);
         if !layer.has_dir(DIFF)? {
             let what = format!("layer '{id}' has lost its content, '{}'", self.home.path(id, DIFF).display());
             return Err(Error::new(Kind::Corrupt, what).hint("restore the directory, or remove the layer and make it anew"));
         }
-        self.mend_link(&home, &layer)?;
-        self.mend_lowers(&home, &layer, parent)?;
-        self.furnish(&home, &layer).map(drop)
+        undo::all_or_nothing(|undo| {
+            self.mend_link(&home, &layer, undo)?;
+            self.mend_lowers(&home, &layer, parent, undo)?;
+            self.furnish(&home, &layer).map(drop)
+        })
     }
 
     /// A layer whose note of its own link is lost gets the link by which others know it, or a new one.
-    fn mend_link(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
+    fn mend_link<'a>(&'a self, home: &OwnedFd, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
         let id = &layer.id;
         match layer.link().and_then(|link| links::restore(home, &link, id)) {
             Err(e) if e.kind() == Kind::Corrupt => log::warn!("{e}"),
@@ -40,38 +49,66 @@ impl Shared {
             None => super::create::new_link(home, id)?,
         };
         log::warn!("layer '{id}' is given back its link '{}'", link.as_str());
-        self.replace(layer, LINK, link.as_str())
+        self.replace(layer, LINK, link.as_str(), undo)
     }
 
     /// Makes the list of lowers good: from what is still known, else from the parent that the caller names.
-    fn mend_lowers(&self, home: &OwnedFd, layer: &Layer, parent: Option<&LayerId>) -> Result<()> {
+    fn mend_lowers<'a>(
+        &'a self,
+        home: &OwnedFd,
+        layer: &'a Layer,
+        parent: Option<&LayerId>,
+        undo: &mut Undo<'a>,
+    ) -> Result<()> {
         if layer.is_root_opaque()? {
-            return self.make_base(layer);
+            return self.make_base(layer, undo);
         }
-        let own = self.known_lowers(layer.own_lowers())?;
-        if let Some(own) = own.filter(|own| !own.0.is_empty()) {
-            if self.are_reachable(home, &own, &layer.id)? {
+        let own = self.known_lowers(layer.own_lowers())?.filter(|own| !own.0.is_empty());
+        if let Some(own) = &own {
+            if self.are_reachable(home, own, &layer.id)? {
                 return Ok(());
             }
         }
-        let lowers = match parent {
-            // The caller holds it shared, as those do who only read its link: nobody else writes that.
-            Some(parent) => {
-                let lowers = self.lowers_upon(home, parent)?;
-                if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
-                    let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
-                    return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
-                }
-                links::restore(home, &lowers.0[0], parent)?;
-                lowers
+        let lowers = match (own.as_ref().and_then(|own| self.owner(home, &own.0[0])), parent) {
+            // What the layer itself says of its parent counts, as long as there is such a layer.
+            (Some(own), Some(parent)) if own != *parent => {
+                let what = format!("layer '{}' is stacked upon '{own}', and not upon '{parent}'", layer.id);
+                return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
             }
-            None => self.as_children_say(home, layer)?.unwrap_or_default(),
+            (Some(parent), _) => self.lowers_upon(home, &parent)?,
+            (None, Some(parent)) => self.lowers_upon_named(home, layer, parent)?,
+            (None, None) if own.is_some() => {
+                let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
+                return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
+            }
+            (None, None) => self.children(home, layer)?.lowers.unwrap_or_default(),
         };
         if lowers.0.is_empty() {
-            return self.make_base(layer);
+            return self.make_base(layer, undo);
+        }
+        if !self.are_reachable(home, &lowers, &layer.id)? {
+            let what = format!("a layer below the parent of layer '{}' is missing", layer.id);
+            return Err(Error::new(Kind::Corrupt, what).hint("repair the parent first"));
         }
         log::warn!("layer '{}' is given back its parents", layer.id);
-        self.replace(layer, LOWER, &lowers.to_text())
+        self.replace(layer, LOWER, &lowers.to_text(), undo)
+    }
+
+    /// The layer that a link leads to, if it does.
+    fn owner(&self, home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
+        let id = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))?;
+        Layer::find(home, &id).ok().flatten().map(|layer| layer.id)
+    }
+
+    /// The lowers of a layer that has lost them, upon the parent that the caller names.
+    fn lowers_upon_named(&self, home: &OwnedFd, layer: &Layer, parent: &LayerId) -> Result<Lowers> {
+        let lowers = self.lowers_upon(home, parent)?;
+        if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
+            let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
+            return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+        }
+        links::restore(home, &lowers.0[0], parent)?;
+        Ok(lowers)
     }
 
     /// The list of lowers, `None` where it is damaged.
@@ -88,21 +125,21 @@ impl Shared {
         if lowers.0.iter().all(reachable) {
             return Ok(true);
         }
-        self.restore_links(home, held)?;
+        self.restore_links(home, Some(held))?;
         Ok(lowers.0.iter().all(reachable))
     }
 
-    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if all directories
-    /// are missing that are empty in a base layer that was never mounted: tools that skip empty directories leave that. Anything
-    /// else is damage, since taking it for a base layer would mount it without its parents.
+    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
+    /// lacks all directories that are empty in such a layer: tools that skip empty directories leave that. Anything else is damage,
+    /// since taking it for a base layer would mount it without its parents.
     pub(super) fn lowers_of(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
         if let Some(lowers) = layer.own_lowers()? {
             return Ok(lowers);
         }
-        if let Some(lowers) = self.as_children_say(home, layer)? {
+        if let Some(lowers) = self.children(home, layer)?.lowers {
             return Ok(lowers);
         }
-        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? {
+        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !super::leftover::holds_nothing(layer)? {
             return Ok(Lowers::default());
         }
         let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
@@ -135,21 +172,46 @@ impl Shared {
     }
 
     /// Makes the layer one without parents.
-    pub(super) fn make_base(&self, layer: &Layer) -> Result<()> {
+    pub(super) fn make_base<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
         if !layer.has_dir(EMPTY)? {
             fs::make_dir_at(layer, EMPTY, 0o700)?;
+            undo.with(move || fs::remove_dir_at(layer, EMPTY));
         }
-        match fs::remove_file_at(layer, LOWER) {
-            Err(e) if fs::is_absent(&e) => Ok(()),
-            Ok(()) if self.options.durable => fs::fsync(layer, "layer directory"),
-            outcome => outcome,
+        // Kept aside: to put it back takes no room, and no flush that a failing disk would refuse.
+        match fs::rename_at(layer, LOWER, layer, ASIDE) {
+            Ok(()) => undo.with(move || fs::rename_at(layer, ASIDE, layer, LOWER)),
+            Err(e) if !fs::is_absent(&e) => return Err(e),
+            Err(_) => {}
         }
+        if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
     }
 
     /// Writes one of the layer's small files anew.
-    pub(super) fn replace(&self, layer: &Layer, name: &str, content: &str) -> Result<()> {
+    fn replace<'a>(&'a self, layer: &'a Layer, name: &'static str, new: &str, undo: &mut Undo<'a>) -> Result<()> {
+        let before = content(layer, name)?;
+        // Recorded first: it may fail when the new one is there, but not yet safe.
+        undo.with(move || match &before {
+            Some(before) => self.write(layer, name, before),
+            None => match fs::remove_file_at(layer, name) {
+                Err(e) if !fs::is_absent(&e) => Err(e),
+                _ => Ok(()),
+            },
+        });
+        self.write(layer, name, new.as_bytes())
+    }
+
+    fn write(&self, layer: &Layer, name: &str, content: &[u8]) -> Result<()> {
         let staging = format!(".tmp-{name}-{}", &random_name()?[..10]);
-        fs::replace_at(layer, name, &staging, content.as_bytes(), 0o644, self.options.durable)
+        fs::replace_at(layer, name, &staging, content, 0o644, self.options.durable)
             .context(|| format!("layer '{}'", layer.id))
+    }
+}
+
+/// What one of the layer's small files holds, good or bad; `None` if there is none.
+fn content(layer: &Layer, name: &str) -> Result<Option<Vec<u8>>> {
+    match fs::read_at(layer, name, MAX_LOWER) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if fs::is_absent(&e) => Ok(None),
+        Err(e) => Err(e.context(format!("layer '{}'", layer.id))),
     }
 }

@@ -5,34 +5,42 @@ use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
 use crate::driver::{Metadatum, Status, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::log;
 use crate::quota::Control;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 impl Shared {
+    /// Looks for a layer of which the caller learns. Whoever replaces one that was never told of holds it, and this waits for that:
+    /// what was told of is not replaced. Beside the layer: whether anything would be lost with it.
+    fn find_and_tell(&self, home: &OwnedFd, id: &LayerId) -> Result<Option<(Layer, bool)>> {
+        id.check_free(&super::layout::RESERVED)?;
+        let is_known = self.lease.was_told(id);
+        let _held = if is_known { None } else { Some(self.locks.hold(&[(id.as_str(), Mode::Shared)])?) };
+        let Found::Layer(layer) = find(&self.home, home, id)? else { return Ok(None) };
+        let is_worth = layer.unfinished()? != Some(Unfinished::First);
+        if is_worth {
+            self.lease.tell(id);
+        }
+        Ok(Some((layer, is_worth)))
+    }
+
     /// Whether removing the layer would lose anything: damage can be mended, or at least be looked at. Nothing is written, and no
     /// other layer is looked at.
     pub(super) fn layer_exists(&self, id: &LayerId) -> Result<bool> {
-        let there = match find(&self.home, &self.home.open()?, id)? {
-            Found::Layer(layer) => layer.unfinished()? != Some(Unfinished::First),
-            _ => false,
-        };
-        if there {
-            self.lease.tell(id);
-        }
-        Ok(there)
+        let found = self.find_and_tell(&self.home.open()?, id)?;
+        Ok(found.is_some_and(|(_, is_worth)| is_worth))
     }
 
     /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers. Damage is told in the log:
     /// a daemon that gets no metadata removes the layer.
     pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
         let home = self.home.open()?;
-        let Found::Layer(layer) = find(&self.home, &home, id)? else {
+        let Some((layer, _)) = self.find_and_tell(&home, id)? else {
             return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
         };
-        self.lease.tell(id);
         let part = |name| self.home.path(id, name).into_os_string();
         let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
         let lowers = self.lowers_of(&home, &layer).unwrap_or_else(|e| {
@@ -49,9 +57,18 @@ impl Shared {
 
     /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
-        id.check_free(&super::layout::RESERVED)?;
         let home = self.home.open()?;
-        let diff = Layer::open(&home, id)?.diff()?;
+        let Some((layer, _)) = self.find_and_tell(&home, id)? else {
+            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+        };
+        self.measure(&home, &layer).map_err(|e| match Layer::find(&home, id) {
+            Ok(None) => e.with_kind(Kind::NotFound), // removed meanwhile: nobody waits for a long measurement
+            _ => e,
+        })
+    }
+
+    fn measure(&self, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
+        let diff = layer.diff()?;
         let counted = match &self.quota {
             Ok(quota) => quota.usage(home.as_fd(), diff.as_fd())?,
             Err(_) => None,

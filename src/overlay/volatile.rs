@@ -7,7 +7,9 @@
 use super::Shared;
 use super::layout::{Layer, WORK};
 use super::options::Volatile;
+use crate::error::errno::{ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
 use crate::log;
 use crate::sys::{fs, xattr};
 use crate::tree;
@@ -26,26 +28,37 @@ impl Shared {
         xattr::set(layer, BOOT, this_boot()?.as_bytes())
     }
 
-    /// Takes overlayfs' mark away if the layer cannot be damaged, or the configuration says that it is to be used all the same.
-    /// Whether there was one.
+    /// Whether the layer was last mounted so.
+    pub(super) fn was_volatile(&self, id: &LayerId) -> Result<bool> {
+        match xattr::is_set_at(&self.home.real.join(id.as_str()), BOOT) {
+            Err(e) if [ENOENT, ENOTDIR].contains(&e.errno()) => Ok(false),
+            outcome => outcome,
+        }
+    }
+
+    /// After the mount was taken away in good order: writes back what overlayfs did not, and takes mark and note away.
+    pub(super) fn settle_volatile(&self, id: &LayerId) -> Result<()> {
+        let layer = Layer::open(&self.home.open()?, id)?;
+        fs::syncfs(layer.diff()?).context(|| "write a volatile layer back")?;
+        take_mark(&layer)?;
+        xattr::remove(&layer, BOOT)
+    }
+
+    /// Takes overlayfs' mark away, if it is there, when the layer cannot be damaged, or the configuration says that it is to be used
+    /// all the same.
     ///
     /// # Errors
     /// [`Kind::Corrupt`]: the machine went down while the layer was mounted, and the configuration says nothing.
-    pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
-        let work = match fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)) {
-            Err(e) if fs::is_absent(&e) => return Ok(false),
-            opened => opened?,
-        };
-        match fs::stat_at(&work, MARK) {
-            Err(e) if fs::is_absent(&e) => return Ok(false),
+    pub(super) fn check_volatile(&self, layer: &Layer) -> Result<()> {
+        match fs::stat_at(layer, format!("{WORK}/{WORK}/{MARK}")) {
+            Err(e) if [ENOENT, ENOTDIR].contains(&e.errno()) => return Ok(()),
             found => found?,
         };
-        let same_boot =
-            xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()));
+        let boot = xattr::get::<64>(layer, BOOT).unwrap_or_default();
         match self.options.volatile {
-            _ if same_boot => {}
+            _ if boot == this_boot()?.as_bytes() => {}
             Volatile::Accept => {
-                log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id)
+                log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id);
             }
             Volatile::Discard => {
                 log::warn!("layer '{}' was volatile when the machine went down; its content is discarded", layer.id);
@@ -59,8 +72,18 @@ impl Shared {
                 return Err(Error::new(Kind::Corrupt, what).hint(hint));
             }
         }
-        tree::remove(work.as_fd(), OsStr::new(INCOMPAT)).context(|| "take the mark of a volatile mount away")?;
-        Ok(true)
+        take_mark(layer)
+    }
+}
+
+fn take_mark(layer: &Layer) -> Result<()> {
+    let work = match fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)) {
+        Err(e) if fs::is_absent(&e) => return Ok(()),
+        opened => opened?,
+    };
+    match tree::remove(work.as_fd(), OsStr::new(INCOMPAT)) {
+        Err(e) if !fs::is_absent(&e) => Err(e.context("take the mark of a volatile mount away")),
+        _ => Ok(()),
     }
 }
 

@@ -18,6 +18,12 @@ pub fn lock_exclusive(fd: impl AsFd) -> Result<bool> {
     }
 }
 
+/// Gives a lock of [`lock_exclusive`] back, also where a child that was forked meanwhile has the descriptor as well.
+pub fn unlock(fd: impl AsFd) {
+    // SAFETY: takes two integers; the borrow keeps the descriptor open. It fails for no descriptor that could be locked.
+    unsafe { libc::flock(fd.as_fd().as_raw_fd(), libc::LOCK_UN) };
+}
+
 /// All signals are blocked for the calling thread while this lives. A thread that it starts meanwhile never takes one: the host
 /// program's handlers run on its own threads only.
 pub struct SignalsBlocked {
@@ -57,7 +63,7 @@ fn holder(table: &str, (major, minor): (u64, u64), inode: u64) -> Option<u32> {
     table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields.as_slice() {
-            [_, "FLOCK", _, "WRITE", pid, place, ..] if *place == wanted => pid.parse().ok().filter(|&pid| pid > 0),
+            [_, "FLOCK", _, "WRITE" | "READ", pid, place, ..] if *place == wanted => pid.parse().ok().filter(|&pid| pid > 0),
             _ => None,
         }
     })
@@ -137,10 +143,11 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_device_and_inode() {
-        let table = "1: POSIX  ADVISORY  WRITE 11 08:01:5678 0 EOF\n2: FLOCK  ADVISORY  READ  12 08:01:5678 0 EOF\n\
+        let table = "1: POSIX  ADVISORY  WRITE 11 08:01:5678 0 EOF\n2: FLOCK  ADVISORY  READ  12 08:01:5679 0 EOF\n\
             3: FLOCK  ADVISORY  WRITE 13 103:0a:5678 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 14 08:01:5678 0 EOF\n\
             4: FLOCK  ADVISORY  WRITE 0 08:01:99 0 EOF\n5: FLOCK  ADVISORY  WRITE 15 08:01:5678 0 EOF\nshort\n";
         assert_eq!(holder(table, (8, 1), 5678), Some(15));
+        assert_eq!(holder(table, (8, 1), 5679), Some(12), "one who shares it");
         assert_eq!(holder(table, (0x103, 10), 5678), Some(13));
         assert_eq!((holder(table, (8, 1), 99), holder(table, (8, 1), 1)), (None, None), "another namespace; nobody");
     }
