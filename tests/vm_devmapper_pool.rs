@@ -257,6 +257,30 @@ fn a_base_that_is_not_the_recorded_one_is_refused() {
 }
 
 #[test]
+fn a_full_filesystem_below_the_embedded_pool_stops_new_layers() {
+    let ground = Ground::new();
+    let dir = ground.dir.join("pool");
+    std::fs::create_dir(&dir).unwrap();
+    output("mount", &["-t", "tmpfs", "-o", "size=128M", "tmpfs", dir.to_str().unwrap()]);
+    let driver = ground.open();
+    driver.rw("l1", None).unwrap();
+    // Ten percent, 12.8 MiB, are to be kept.
+    let free = || nix::sys::statvfs::statvfs(&dir).map(|found| found.blocks_available() * found.fragment_size()).unwrap();
+    std::fs::write(dir.join("other"), vec![7; usize::try_from(free()).unwrap() - (8 << 20)]).unwrap();
+    let refused = driver.rw("l2", None).unwrap_err();
+    assert!(refused.kind() == Kind::NoSpace && refused.to_string().contains("filesystem below pool"), "{refused}");
+    assert!(driver.line("Host Space Available").ends_with("MB") && !driver.has("l2"));
+    std::fs::remove_file(dir.join("other")).unwrap();
+    driver.rw("l2", None).unwrap();
+    driver.cleanup().unwrap();
+    drop(driver);
+    ground.check_nothing_is_left_but(1);
+    assert_eq!(ground.thins(), ground.recorded());
+    nix::mount::umount2(&dir, nix::mount::MntFlags::empty()).unwrap();
+    ground.check();
+}
+
+#[test]
 fn the_embedded_pool_grows_and_never_shrinks() {
     let mut ground = Ground::new();
     drop(ground.open().cleanup());

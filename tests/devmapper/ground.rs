@@ -121,7 +121,7 @@ impl Ground {
     pub fn check(&self) {
         self.checked.set(true);
         self.check_nothing_is_left();
-        if self.dir.join("pool").exists() {
+        if self.dir.join("pool/metadata").exists() {
             self.on_metadata("thin_check");
         }
     }
