@@ -21,19 +21,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("worker", &["locks", "sys"]),
     ("lease", &["id", "locks", "sys"]),
     ("tree", &["sys"]),
+    ("room", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree", "cancel"]),
+    ("archive", &["sys", "tree", "cancel", "room"]),
     (
         "overlay",
         &[
-            "archive", "backing", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id", "driver",
-            "sys",
+            "archive", "backing", "room", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id",
+            "driver", "sys",
         ],
     ),
     (
         "devmapper",
-        &["archive", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver", "sys"],
+        &[
+            "archive", "backing", "room", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver",
+            "sys",
+        ],
     ),
     ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
     ("capi", &["graph", "driver", "id", "sys"]),

@@ -33,6 +33,7 @@ pub use plan::IdShift;
 use crate::cancel::{Cancel, Until};
 use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
+use crate::room;
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
 use entry::{Entry, Reader};
@@ -123,9 +124,10 @@ pub fn unpack(
     });
     losses.log();
     // Whatever stopped it first, if only a source that its owner closed: this is why.
-    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
+    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(room::explain(e, target))))?;
     if options.sync {
-        fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
+        let written = fs::syncfs(target).map_err(|e| room::explain(e, target));
+        written.context(|| "write the unpacked layer to disk")?;
     }
     Ok(outcome)
 }

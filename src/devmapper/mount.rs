@@ -285,7 +285,8 @@ impl Place {
         let mut data: Vec<OsString> = words.data.clone();
         let own = self.filesystem.mount_option().filter(|option| !words.data.iter().any(|word| word == option));
         data.extend(own.map(Into::into));
-        mount::mount(node.as_os_str(), target, self.filesystem.name(), words.flags, &data.join(OsStr::new(",")))?;
+        mount::mount(node.as_os_str(), target, self.filesystem.name(), words.flags, &data.join(OsStr::new(",")))
+            .map_err(mounts::explained)?;
         match (self.filesystem, self.max_retries) {
             (Filesystem::Xfs, Some(retries)) => limit_retries(node, retries),
             _ => Ok(()),

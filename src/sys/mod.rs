@@ -27,5 +27,6 @@ pub mod process;
 pub mod quota;
 mod quota_node;
 pub mod rename;
+pub mod room;
 pub mod subdir;
 pub mod xattr;
