@@ -165,12 +165,6 @@ impl Error {
         self
     }
 
-    /// Whether it says already what can be done.
-    #[must_use]
-    pub fn has_hint(&self) -> bool {
-        self.0.hint.is_some()
-    }
-
     /// Attaches the exact sentence that the user of the daemon is to read; it becomes [`Error::message`].
     #[must_use]
     pub fn user(mut self, sentence: impl Into<String>) -> Error {

@@ -30,16 +30,17 @@ fn advice(errno: i32, room: Room, limited: bool) -> String {
         return "a quota is used up: raise the layer's limit, or delete some of its files".to_owned();
     }
     let (on, remedy) = if limited {
-        ("on the filesystem, or to the layer's project quota", "delete files, or raise the limit")
+        ("of the filesystem, or of the layer's project quota", "remove layers or files, or raise the limit")
     } else {
-        ("on the filesystem", "delete files or layers there")
+        ("of the filesystem", "remove layers or files that are not needed")
     };
     match room {
-        Room { inodes: Some(0), .. } => format!("no inodes are free {on}: {remedy}; mkfs.ext4 -N makes one with more"),
-        Room { bytes: ..NOTHING, .. } => format!("no blocks are free {on}: {remedy}"),
+        // XFS makes inodes out of space: without that it says that it has none of either.
+        Room { bytes: ..NOTHING, .. } => format!("no free space {on}: {remedy}"),
+        Room { inodes: Some(0), .. } => format!("no free inodes {on}: {remedy}; mkfs.ext4 -N makes one with more"),
         Room { bytes, inodes } => {
             let inodes = inodes.map_or_else(String::new, |inodes| format!(" and {inodes} inodes"));
-            format!("{} MiB{inodes} are free {on}, less than this needed: {remedy}", bytes >> 20)
+            format!("{} MiB{inodes} {on} are free, less than this needed: {remedy}", bytes >> 20)
         }
     }
 }
@@ -51,10 +52,11 @@ mod tests {
     #[test]
     fn what_is_used_up_is_named_and_what_to_do() {
         let of = |errno, bytes, inodes, limited| advice(errno, Room { bytes, inodes }, limited);
-        assert!(of(28, 9 << 30, Some(0), false).starts_with("no inodes are free on the filesystem: delete"));
-        assert!(of(28, 4096, Some(7), false).starts_with("no blocks are free on the filesystem: delete"));
-        assert!(of(28, 4096, None, true).contains("project quota: delete files, or raise the limit"));
-        assert!(of(28, 9 << 20, Some(7), false).starts_with("9 MiB and 7 inodes are free"));
+        assert!(of(28, 9 << 30, Some(0), false).starts_with("no free inodes of the filesystem: remove"));
+        assert!(of(28, 4096, Some(7), false).starts_with("no free space of the filesystem: remove"));
+        assert!(of(28, 0, Some(0), false).starts_with("no free space"), "XFS");
+        assert!(of(28, 4096, None, true).contains("project quota: remove layers or files, or raise the limit"));
+        assert!(of(28, 9 << 20, Some(7), false).starts_with("9 MiB and 7 inodes"));
         assert!(of(EDQUOT, 9 << 30, Some(7), true).starts_with("a quota is used up"));
     }
 }

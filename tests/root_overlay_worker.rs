@@ -345,6 +345,7 @@ fn root_the_worker_is_there_while_there_is_work_and_takes_no_signals() {
             assert!(worker_of(daemon.pid()).is_none(), "none of that needs it");
             daemon.remove("c").unwrap();
             let left = trash(store);
+            eventually("the thread has its name", || worker_of(daemon.pid()).is_some());
             let status = worker_of(daemon.pid()).expect("something is left");
             let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
             // All but SIGKILL and SIGSTOP, and those that libc keeps for its own use.

@@ -37,12 +37,12 @@ fn take_most(store: &Store) {
 fn inodes_and_blocks_are_told_apart() {
     let few = Store::with("mkfs.ext4", &["-q", "-F", "-N", "100"], "loop");
     let error = full(&few, &many(2000, 0)).to_string();
-    assert!(error.contains("no inodes are free on the filesystem"), "{error}");
+    assert!(error.contains("no free inodes of the filesystem"), "{error}");
     for (mkfs, args) in [("mkfs.ext4", ["-q", "-F"]), ("mkfs.xfs", ["-q", "-f"])] {
         let small = Store::with(mkfs, &args, "loop");
         take_most(&small);
         let error = full(&small, &many(80, 1 << 20)).to_string();
-        assert!(error.contains("no blocks are free") || error.contains("are free on the filesystem, less"), "{error}");
+        assert!(error.contains("no free space") || error.contains("are free, less"), "{error}");
         assert!(error.contains("delete files or layers there"), "{error}");
     }
 }
@@ -55,7 +55,7 @@ fn the_drivers_own_advice_stands_beside_it() {
     subject.create_ro("a", None).unwrap();
     subject.apply("a", &tar(&many(10, 0))).unwrap();
     let failure = subject.apply("a", &tar(&many(2000, 0))).unwrap_err();
-    assert!(failure.text.contains("no inodes are free") && failure.text.contains("the layer is incomplete"), "{failure:?}");
+    assert!(failure.text.contains("no free inodes") && failure.text.contains("the layer is incomplete"), "{failure:?}");
     subject.remove("a").unwrap();
     subject.cleanup().unwrap();
 }

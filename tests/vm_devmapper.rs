@@ -1,22 +1,15 @@
-//! The devicemapper driver on real thin pools, under a kernel that has them. Run by `vm/test`.
+//! The devicemapper driver on real thin pools: what a daemon does with it. Run by `vm/test`, without udev and with it.
 
 mod common;
 #[path = "devmapper/ground.rs"]
 mod ground;
 
-#[path = "devmapper/crash.rs"]
-mod crash;
-#[path = "devmapper/pool.rs"]
-mod pool;
-
 use common::scenarios::{World, run_each};
 use common::subject::{C, Rust, Subject};
-use crash::{End, From};
-use graphdriver::devmapper::{DeviceMapper, Moment};
+use graphdriver::devmapper::Moment;
 use graphdriver::driver::{Driver, MountOptions};
-use graphdriver::error::{Error, Kind, Result};
+use graphdriver::error::Kind;
 use ground::{Ground, Short, devices, eventually, filesystem_size, id, output};
-use pool::ForeignPool;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -171,10 +164,16 @@ fn mount_options_and_mkfs_arguments_reach_the_device() {
 #[test]
 fn xfs_layers_are_mounted_side_by_side_and_grown() {
     let ground = Ground::with(&["dm.loopdatasize=2G", "dm.loopmetadatasize=16M", "dm.basesize=320M", "dm.fs=xfs"]);
+    let mut ground = ground;
+    ground.option("dm.xfs_nospace_max_retries", "7");
     let driver = ground.open();
     assert_eq!(driver.line("Backing Filesystem"), "xfs");
     driver.rw("l1", None).unwrap();
     let first = driver.up("l1").unwrap();
+    let number = std::fs::metadata(&first).unwrap();
+    let kernel_name = format!("dm-{}", nix::sys::stat::minor(std::os::unix::fs::MetadataExt::dev(&number)));
+    let retries = format!("/sys/fs/xfs/{kernel_name}/error/metadata/ENOSPC/max_retries");
+    assert_eq!(std::fs::read_to_string(retries).unwrap().trim(), "7");
     std::fs::write(first.join("file"), "content").unwrap();
     driver.sized("l2", Some("l1"), "400M").unwrap();
     let second = driver.up("l2").unwrap();
@@ -186,7 +185,6 @@ fn xfs_layers_are_mounted_side_by_side_and_grown() {
     }
     driver.cleanup().unwrap();
     drop(driver);
-    let mut ground = ground;
     ground.option("dm.basesize", "360M");
     let driver = ground.open();
     driver.rw("l3", None).unwrap();
@@ -476,107 +474,6 @@ fn a_layer_mounted_in_another_namespace_is_removed_after_a_restart() {
     ground.finish(driver);
 }
 
-/// Fills a layer until the pool has no more; returns what the last write said.
-fn fill(root: &Path) -> std::io::Error {
-    use std::io::Write;
-    let block = vec![0x5a_u8; 1 << 20];
-    let mut file = std::fs::File::create(root.join("fill")).unwrap();
-    loop {
-        if let Err(e) = file.write_all(&block).and_then(|()| file.sync_data()) {
-            return e;
-        }
-    }
-}
-
-#[test]
-fn a_pool_without_data_space_says_so_and_recovers() {
-    let ground = Ground::with(&["dm.loopdatasize=96M", "dm.loopmetadatasize=4M", "dm.basesize=128M", "dm.mkfsarg=-m0"]);
-    let driver = ground.open();
-    driver.rw("small", None).unwrap();
-    driver.rw("large", None).unwrap();
-    let failure = fill(&driver.up("large").unwrap());
-    assert!(failure.raw_os_error().is_some(), "{failure}");
-    assert_eq!(driver.line("Pool State"), "out_of_data_space");
-    let refused = driver.rw("more", None).unwrap_err();
-    assert_eq!(refused.kind(), Kind::NoSpace);
-    let sentence = refused.user_message().unwrap();
-    assert!(sentence.starts_with("devmapper: Thin Pool has ") && sentence.contains(" free data blocks"), "{sentence}");
-    assert!(!driver.has("more") && !ground.home().join("mnt/more").exists());
-
-    driver.create_read_only("half").unwrap_err();
-    driver.down("large").unwrap();
-    driver.rm("large").unwrap();
-    assert_eq!(driver.line("Pool State"), "rw");
-    std::fs::write(driver.up("small").unwrap().join("file"), "x").unwrap();
-    driver.down("small").unwrap();
-    driver.create_read_only("half").unwrap();
-    let archive = (0..100).fold(common::Tar::new(), |tar, n| tar.file(&format!("file{n}"), &"x".repeat(1_000_000))).done();
-    let failure = driver.apply_diff(&id("half"), &mut &archive[..], None).unwrap_err();
-    assert!(failure.to_string().contains("out_of_data_space") && failure.kind() == Kind::NoSpace, "{failure}");
-    assert!(!driver.has("half"));
-    assert_eq!(driver.up("half").unwrap_err().kind(), Kind::Corrupt);
-    driver.rm("half").unwrap();
-    driver.rw("last", None).unwrap();
-    ground.finish(driver);
-}
-
-#[test]
-fn a_pool_short_of_metadata_space_makes_no_layer() {
-    let mut ground = Ground::with(&["dm.loopdatasize=1G", "dm.loopmetadatasize=4M", "dm.basesize=64M"]);
-    let driver = ground.open();
-    let kilobytes = |name: &str| driver.line(name).trim_end_matches("KB").parse::<f64>();
-    let total = 4096.0;
-    let free = kilobytes("Metadata Space Available").unwrap_or(total - kilobytes("Metadata Space Used").unwrap());
-    driver.cleanup().unwrap();
-    drop(driver);
-    // One or two percent of the metadata, 10 to 20 blocks, are left for new layers.
-    ground.option("dm.min_free_space", &format!("{}%", (free * 100.0 / total).floor() - 1.0));
-    let driver = ground.open();
-    let mut made = 0;
-    let refused = loop {
-        let name = format!("l{made}");
-        match driver.rw(&name, None) {
-            Ok(()) => made += 1,
-            Err(e) => break e,
-        }
-        // A write ends the sharing of metadata with the base.
-        std::fs::write(driver.up(&name).unwrap().join("file"), "x").unwrap();
-        driver.down(&name).unwrap();
-        assert!(made < 100, "metadata never ran short");
-    };
-    let sentence = refused.user_message().unwrap();
-    assert!(
-        sentence.contains(" free metadata blocks") && sentence.contains("Create more free metadata space"),
-        "{sentence}"
-    );
-    assert_eq!(refused.kind(), Kind::NoSpace);
-    assert!(made > 0);
-    assert!(!driver.has(&format!("l{made}")));
-    ground.finish(driver);
-}
-
-#[test]
-fn a_damaged_file_costs_one_layer_only() {
-    let ground = Ground::new();
-    let driver = ground.open();
-    for name in ["l1", "l2"] {
-        driver.rw(name, None).unwrap();
-    }
-    drop(driver);
-    std::fs::write(ground.metadata("l1"), "{\n    \"hash\": \"l1").unwrap();
-    std::fs::write(ground.metadata("NOTES~"), "mine").unwrap();
-    let driver = ground.open();
-    assert!(!driver.has("l1") && driver.has("l2"));
-    assert!(!ground.metadata("l1").exists() && ground.metadata("NOTES~").exists());
-    assert_eq!(std::fs::read_dir(ground.home().join("metadata-corrupt")).unwrap().count(), 1);
-    // Its device id is in the pool still, and nobody else gets it.
-    driver.rw("l1", None).unwrap();
-    driver.rw("l3", None).unwrap();
-    let ids: Vec<_> = ["l1", "l3"].iter().map(|name| driver.layer_metadata(&id(name)).unwrap()[0].1.clone()).collect();
-    assert!(!ids.contains(&"2".into()), "{ids:?}");
-    ground.finish(driver);
-}
-
 #[test]
 fn a_second_driver_on_the_same_home_is_refused() {
     let ground = Ground::new();
@@ -584,400 +481,6 @@ fn a_second_driver_on_the_same_home_is_refused() {
     assert_eq!(ground.try_open().map(drop).unwrap_err().kind(), Kind::Busy);
     driver.rw("l1", None).unwrap();
     ground.finish(driver);
-}
-
-#[test]
-fn pools_that_cannot_be_used_are_refused_with_the_reason() {
-    let mut ground = Ground::with(&["dm.thinpooldev=/dev/mapper/test-pool", "dm.basesize=64M"]);
-    let refused = ground.try_open().map(drop).unwrap_err();
-    assert!(refused.kind() == Kind::NotFound && refused.to_string().contains("'test-pool'"), "{refused}");
-
-    output("dmsetup", &["create", "test-pool", "--table", "0 1024 zero"]);
-    let refused = ground.try_open().map(drop).unwrap_err();
-    assert!(refused.kind() == Kind::Unsupported && refused.to_string().contains("'zero'"), "{refused}");
-    output("dmsetup", &["remove", "test-pool"]);
-
-    let pool = ForeignPool::new(&ground.dir, "test-pool");
-    pool.message("create_thin 1");
-    pool.message("set_transaction_id 0 5");
-    let refused = ground.try_open().map(drop).unwrap_err();
-    assert!(refused.kind() == Kind::Exists && refused.to_string().contains("Unable to take ownership"), "{refused}");
-    pool.message("delete 1");
-    pool.message("set_transaction_id 5 0");
-
-    ground.option("dm.fs", "xfs");
-    let refused = ground.try_open().map(drop).unwrap_err();
-    assert!(refused.to_string().contains("mkfs.xfs"), "64 MiB are too small for XFS: {refused}");
-    ground.option("dm.fs", "ext4");
-    let driver = ground.open();
-    driver.rw("l1", None).unwrap();
-    assert!(driver.line("Data file").starts_with('/') && !driver.status().unwrap().text.contains("Loop Backed"));
-    driver.cleanup().unwrap();
-    drop(driver);
-    assert_eq!(devices(), ["test-pool"], "the pool stays, and nothing else");
-    pool.remove();
-    ground.check();
-}
-
-/// Metadata files as a real host had them, with transaction 8 open, on a pool that matches.
-#[test]
-fn a_store_of_the_c_module_is_taken_over() {
-    let ground = Ground::with(&["dm.thinpooldev=test-pool"]);
-    let pool = ForeignPool::new(&ground.dir, "test-pool");
-    pool.message("create_thin 1");
-    output("dmsetup", &["create", "test-base", "--table", "0 20971520 thin /dev/mapper/test-pool 1"]);
-    let uuid = "4fa22307-0c88-4fa4-8f16-a9459e9cbc4a";
-    output("mkfs.ext4", &["-q", "-U", uuid, "-E", "nodiscard,lazy_itable_init=1", "/dev/mapper/test-base"]);
-    output("dmsetup", &["remove", "test-base"]);
-    for text in ["create_snap 2 1", "create_snap 4 2", "create_snap 6 4", "set_transaction_id 0 7"] {
-        pool.message(text);
-    }
-    let interrupted = "068615102be4457b22d40c9702e4bd316dd50ae85467b0378a419b23b60ba73d";
-    let kept = "3d24ee258efc3bfe4066a1a9fb83febf6dc0b1548dfe896161533668281c9f4f";
-    let other = "ba0dae6243cc9fa2890df40a625721fdbea5c94ca6da897acdd814d710149770";
-    std::fs::create_dir_all(ground.home().join("metadata")).unwrap();
-    std::fs::create_dir_all(ground.home().join("mnt").join(interrupted)).unwrap();
-    let layer = |name: &str, id: u32, transaction: u32, more: &str| {
-        format!(
-            "{{\n    \"hash\": \"{name}\",\n    \"device_id\": {id},\n    \"size\": 10737418240,\n    \
-             \"transaction_id\": {transaction}{more}\n}}\n"
-        )
-    };
-    let files = [
-        (interrupted, layer(interrupted, 6, 8, "")),
-        (kept, layer(kept, 4, 4, "")),
-        (other, layer(other, 2, 2, "")),
-        ("base", layer("base", 1, 1, ",\n    \"initialized\": true")),
-        (
-            "deviceset-metadata",
-            format!(
-                "{{\n    \"next_device_id\": 7,\n    \"BaseDeviceFilesystem\": \"ext4\",\n    \"BaseDeviceUUID\": \"{uuid}\"\n}}\n"
-            ),
-        ),
-        (
-            "transaction-metadata",
-            format!(
-                "{{\n    \"open_transaction_id\": 8,\n    \"device_hash\": \"{interrupted}\",\n    \"device_id\": 6\n}}\n"
-            ),
-        ),
-    ];
-    for (name, text) in &files {
-        std::fs::write(ground.metadata(name), text).unwrap();
-    }
-
-    let driver = ground.open();
-    assert!(!driver.has(interrupted) && driver.has(kept) && driver.has(other));
-    assert!(!ground.metadata(interrupted).exists() && !ground.home().join("mnt").join(interrupted).exists());
-    let told = driver.layer_metadata(&id(kept)).unwrap();
-    assert_eq!((told[0].1.to_str(), told[1].1.to_str()), (Some("4"), Some("10737418240")));
-    std::fs::write(driver.up(kept).unwrap().join("file"), "x").unwrap();
-    driver.down(kept).unwrap();
-    driver.rw("new", Some(kept)).unwrap();
-    assert_eq!(driver.layer_metadata(&id("new")).unwrap()[0].1, "8");
-    assert_eq!(pool.transaction(), "8");
-    assert!(driver.up("new").unwrap().join("file").exists());
-    driver.down("new").unwrap();
-    driver.rm(other).unwrap();
-    driver.cleanup().unwrap();
-    drop(driver);
-    // What the C module would read now, it also wrote like this.
-    assert_eq!(std::fs::read_to_string(ground.metadata(kept)).unwrap(), files[1].1);
-    assert_eq!(std::fs::read_to_string(ground.metadata("base")).unwrap(), files[3].1);
-    drop(ground.open());
-    eventually("only the pool is left", || devices() == ["test-pool"]);
-    pool.remove();
-    ground.check();
-}
-
-/// Kills a process at every moment of an operation. After each death the next start must find the layer whole or not at all,
-/// and pool and files must agree.
-fn kill_at_every_moment(
-    ground: &Ground,
-    from: From,
-    operation: impl Fn(&DeviceMapper) -> Result<()>,
-    after: impl Fn(&DeviceMapper),
-) {
-    for at in 0.. {
-        let end = crash::child(ground, at, from, &operation);
-        let driver = ground.open();
-        after(&driver);
-        driver.cleanup().unwrap();
-        drop(driver);
-        // With a layer mounted, the pool stays, and its metadata cannot be read.
-        if common::mounts_below(&ground.home()).is_empty() {
-            ground.check_nothing_is_left();
-            assert_eq!(ground.thins(), ground.recorded(), "after moment {at}");
-        }
-        if end == End::Succeeded {
-            println!("{at} moments");
-            assert!(at >= 6, "only {at} moments");
-            break;
-        }
-    }
-    if common::mounts_below(&ground.home()).is_empty() {
-        ground.check();
-    }
-}
-
-#[test]
-fn killed_at_every_moment_of_the_first_start() {
-    for at in 0.. {
-        let ground = Ground::with(&["dm.loopdatasize=256M", "dm.loopmetadatasize=4M", "dm.basesize=16M"]);
-        let end = crash::child(&ground, at, From::Open, |_| Ok(()));
-        let driver = ground.open();
-        driver.rw("l1", None).unwrap();
-        driver.up("l1").unwrap();
-        driver.down("l1").unwrap();
-        driver.cleanup().unwrap();
-        drop(driver);
-        ground.check();
-        assert_eq!(ground.thins(), ground.recorded(), "after moment {at}");
-        if end == End::Succeeded {
-            println!("{at} moments");
-            assert!(at >= 20, "only {at} moments");
-            return;
-        }
-    }
-}
-
-#[test]
-fn killed_at_every_moment_of_a_creation() {
-    let ground = Ground::new();
-    let driver = ground.open();
-    driver.rw("parent", None).unwrap();
-    let root = driver.up("parent").unwrap();
-    drop(driver);
-    let create = |driver: &DeviceMapper| driver.rw("l1", Some("parent"));
-    kill_at_every_moment(&ground, From::Operation, create, |driver| {
-        // It would hang if the parent had been left frozen.
-        std::fs::write(root.join("alive"), "x").unwrap();
-        if driver.has("l1") {
-            driver.up("l1").unwrap();
-            driver.rm("l1").unwrap();
-        }
-        assert!(!ground.home().join("mnt/l1").exists() && !ground.metadata("l1").exists());
-    });
-    let driver = ground.open();
-    driver.down("parent").unwrap();
-    driver.cleanup().unwrap();
-    drop(driver);
-    ground.check();
-    assert_eq!(ground.thins(), ground.recorded());
-}
-
-#[test]
-fn killed_at_every_moment_of_a_creation_with_growth() {
-    let ground = Ground::new();
-    drop(ground.open());
-    let create = |driver: &DeviceMapper| driver.sized("l1", None, "80M");
-    kill_at_every_moment(&ground, From::Operation, create, |driver| {
-        match driver.up("l1") {
-            Ok(root) => assert!(filesystem_size(&root) > (66 << 20), "a layer whose growth was cut short can be mounted"),
-            Err(e) => assert!([Kind::NotFound, Kind::Corrupt].contains(&e.kind()), "{e}"),
-        }
-        driver.rm("l1").unwrap();
-    });
-}
-
-#[test]
-fn killed_at_every_moment_of_a_removal() {
-    let ground = Ground::new();
-    let driver = ground.open();
-    driver.rw("l1", None).unwrap();
-    driver.cleanup().unwrap();
-    drop(driver);
-    let remove = |driver: &DeviceMapper| {
-        driver.up("l1")?;
-        driver.rm("l1")
-    };
-    kill_at_every_moment(&ground, From::Operation, remove, |driver| {
-        if driver.has("l1") {
-            driver.up("l1").unwrap();
-            driver.down("l1").unwrap();
-        } else {
-            driver.rm("l1").unwrap();
-            driver.rw("l1", None).unwrap();
-        }
-    });
-}
-
-#[test]
-fn killed_at_every_moment_of_filling_a_layer() {
-    let ground = Ground::new();
-    drop(ground.open());
-    let archive = common::Tar::new().file("a", "1").file("b", "2").done();
-    let apply = |driver: &DeviceMapper| {
-        driver.create_read_only("l1")?;
-        driver.apply_diff(&id("l1"), &mut &archive[..], None)
-    };
-    kill_at_every_moment(&ground, From::Operation, apply, |driver| {
-        match driver.up("l1") {
-            Ok(root) => assert_eq!(root.join("a").exists(), root.join("b").exists(), "half a layer"),
-            Err(e) => assert!([Kind::NotFound, Kind::Corrupt].contains(&e.kind()), "{e}"),
-        }
-        driver.down("l1").unwrap();
-        // What a daemon does after a crash: it pulls again.
-        driver.create_read_only("l1").unwrap();
-        driver.apply_diff(&id("l1"), &mut &archive[..], None).unwrap();
-        driver.rm("l1").unwrap();
-    });
-}
-
-/// What operations cost, in steps. `docs/performance.md` has the table.
-#[test]
-fn operations_cost_what_the_documentation_says() {
-    let ground = Ground::new();
-    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-    let copy = Arc::clone(&seen);
-    let driver = ground
-        .observed(Some(Arc::new(move |step| {
-            if step.moment == Moment::Before {
-                copy.lock().unwrap().push(step.what.split(' ').take(2).collect::<Vec<_>>().join(" "));
-            }
-            Ok(())
-        })))
-        .unwrap();
-    let cost = |operation: &dyn Fn()| {
-        seen.lock().unwrap().clear();
-        operation();
-        let steps = seen.lock().unwrap().clone();
-        let count = |what: &str| steps.iter().filter(|step| *step == what).count();
-        let (saves, forgets, forks) = (count("save"), count("forget"), count("fork"));
-        // A save forces the file and its directory to disk, a removal the directory.
-        (steps.len() - saves - forgets - forks, forks, 2 * saves + forgets)
-    };
-    let archive = common::Tar::new().file("a", "1").done();
-    let rows = [
-        ("create", cost(&|| driver.rw("l1", None).unwrap())),
-        ("mount", cost(&|| drop(driver.up("l1").unwrap()))),
-        ("mount again", cost(&|| drop(driver.up("l1").unwrap()))),
-        ("create from a mounted parent", cost(&|| driver.rw("l2", Some("l1")).unwrap())),
-        ("exists, metadata", cost(&|| drop((driver.has("l1"), driver.layer_metadata(&id("l1")).unwrap())))),
-        ("umount", cost(&|| driver.down("l1").unwrap())),
-        ("umount again", cost(&|| driver.down("l1").unwrap())),
-        ("rm", cost(&|| driver.rm("l2").unwrap())),
-        ("create with growth", cost(&|| driver.sized("l3", None, "80M").unwrap())),
-        ("apply_diff", cost(&|| driver.apply_diff(&id("l3"), &mut &archive[..], None).unwrap())),
-        ("status", cost(&|| drop(driver.status().unwrap()))),
-    ];
-    for row in &rows {
-        println!("{row:?}");
-    }
-    println!("{}", latencies(&driver));
-    let documented = include_str!("../docs/performance.md");
-    for (name, (requests, forks, syncs)) in &rows {
-        let line = format!("| {name} | {requests} | {forks} | {syncs} |");
-        assert!(documented.contains(&line), "docs/performance.md lacks: {line}");
-    }
-    ground.finish(driver);
-}
-
-/// Mean times of the operations, for the documentation; nothing depends on them.
-fn latencies(driver: &DeviceMapper) -> String {
-    const ROUNDS: u32 = 50;
-    let names: Vec<String> = (0..ROUNDS).map(|n| format!("t{n}")).collect();
-    let mean = |operation: &dyn Fn(&str)| {
-        let start = std::time::Instant::now();
-        names.iter().for_each(|name| operation(name));
-        start.elapsed() / ROUNDS
-    };
-    let create = mean(&|name| driver.rw(name, None).unwrap());
-    let mount = mean(&|name| drop(driver.up(name).unwrap()));
-    let umount = mean(&|name| driver.down(name).unwrap());
-    let remove = mean(&|name| driver.rm(name).unwrap());
-    format!("create {create:.1?}, mount {mount:.1?}, umount {umount:.1?}, rm {remove:.1?}")
-}
-
-#[test]
-fn a_pool_without_metadata_space_says_so_and_still_shows_its_layers() {
-    let mut ground = Ground::with(&["dm.loopdatasize=1G", "dm.loopmetadatasize=512K", "dm.basesize=64M"]);
-    ground.option("dm.min_free_space", "0%");
-    let driver = ground.open();
-    driver.rw("first", None).unwrap();
-    let mut made = 0;
-    while driver.line("Pool State") == "rw" {
-        assert!(made < 400, "metadata never ran out: {}", driver.status().unwrap().text);
-        let name = format!("l{made}");
-        made += 1;
-        if driver.rw(&name, None).is_ok()
-            && let Ok(root) = driver.up(&name)
-        {
-            let written = std::fs::write(root.join("file"), vec![0x5a; 3 << 20]);
-            let _ = written.and_then(|()| std::fs::File::open(root.join("file"))?.sync_all());
-            driver.down(&name).unwrap();
-        }
-    }
-    for refused in [driver.rw("more", None).unwrap_err(), driver.rm("first").unwrap_err()] {
-        assert!(refused.to_string().contains("is in state ro"), "{refused}");
-    }
-    driver.cleanup().unwrap();
-    drop(driver);
-    let driver = ground.open();
-    assert_eq!(driver.line("Pool State"), "ro");
-    assert!(driver.has("first") && !driver.has("more"));
-    driver.cleanup().unwrap();
-    drop(driver);
-
-    ground.option("dm.loopmetadatasize", "4M");
-    let driver = ground.open();
-    assert_eq!((driver.line("Pool State"), driver.line("Metadata Space Total")), ("rw".to_owned(), "4.000MB".to_owned()));
-    std::fs::write(driver.up("first").unwrap().join("file"), "x").unwrap();
-    driver.rw("more", Some("first")).unwrap();
-    driver.rm("first").unwrap();
-    ground.finish(driver);
-}
-
-/// An observer that lets one step fail: the `at`-th after it was armed.
-struct Failing {
-    armed: Mutex<Option<usize>>,
-}
-
-impl Failing {
-    fn observer(self: &Arc<Failing>) -> Arc<graphdriver::devmapper::Observer> {
-        let this = Arc::clone(self);
-        Arc::new(move |step| {
-            let mut armed = this.armed.lock().unwrap();
-            let left = armed.filter(|_| step.moment == Moment::Before);
-            match left {
-                Some(0) => {
-                    *armed = None;
-                    Err(Error::sys(format!("injected into {}", step.what), libc::EIO))
-                }
-                Some(left) => {
-                    *armed = Some(left - 1);
-                    Ok(())
-                }
-                None => Ok(()),
-            }
-        })
-    }
-}
-
-#[test]
-fn each_step_of_a_creation_with_growth_may_fail() {
-    let ground = Ground::new();
-    let failing = Arc::new(Failing { armed: Mutex::new(None) });
-    for at in 0.. {
-        let driver = ground.observed(Some(failing.observer())).unwrap();
-        *failing.armed.lock().unwrap() = Some(at);
-        let made = driver.sized("l1", None, "80M");
-        let was_reached = failing.armed.lock().unwrap().take().is_none();
-        assert_eq!(made.is_ok(), driver.has("l1"), "step {at}: {made:?}");
-        if made.is_ok() {
-            assert!(filesystem_size(&driver.up("l1").unwrap()) > (66 << 20));
-            driver.rm("l1").unwrap();
-        }
-        assert!(!ground.home().join("mnt/l1").exists() && !ground.metadata("l1").exists(), "step {at}: {made:?}");
-        driver.cleanup().unwrap();
-        drop(driver);
-        ground.check_nothing_is_left();
-        assert_eq!(ground.thins(), ground.recorded(), "step {at}");
-        if !was_reached {
-            assert!(at >= 12, "only {at} steps");
-            break;
-        }
-    }
-    ground.check();
 }
 
 #[test]
@@ -1052,42 +555,6 @@ fn nothing_of_the_process_is_kept() {
     eventually("the marked device is gone", || !ground.metadata("l1").exists());
     eventually("the worker has ended", || held().1 == before.1);
     ground.finish(driver);
-}
-
-#[test]
-fn a_base_that_is_not_the_recorded_one_is_refused() {
-    let ground = Ground::new();
-    drop(ground.open());
-    let file = ground.metadata("deviceset-metadata");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let uuid = value["BaseDeviceUUID"].as_str().unwrap();
-    assert_eq!((uuid.len(), value["BaseDeviceFilesystem"].as_str()), (36, Some("ext4")));
-
-    std::fs::write(&file, text.replace(uuid, "00000000-0000-0000-0000-000000000000")).unwrap();
-    let refused = ground.try_open().map(drop).unwrap_err();
-    assert!(refused.kind() == Kind::Corrupt && refused.to_string().contains(uuid), "{refused}");
-    std::fs::write(&file, text.replace("\"ext4\"", "\"xfs\"")).unwrap();
-    assert_eq!(ground.try_open().map(drop).unwrap_err().kind(), Kind::Corrupt);
-
-    // A file that was lost is made again from what the device says.
-    std::fs::remove_file(&file).unwrap();
-    let driver = ground.open();
-    assert!(std::fs::read_to_string(&file).unwrap().contains(uuid));
-    ground.finish(driver);
-}
-
-#[test]
-fn the_embedded_pool_grows_and_never_shrinks() {
-    let mut ground = Ground::new();
-    drop(ground.open().cleanup());
-    for (asked, total) in [("1536M", "1.500GB"), ("1G", "1.500GB")] {
-        ground.option("dm.loopdatasize", asked);
-        let driver = ground.open();
-        assert_eq!(driver.line("Data Space Total"), total);
-        driver.cleanup().unwrap();
-    }
-    ground.check();
 }
 
 #[test]

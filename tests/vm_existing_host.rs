@@ -258,6 +258,35 @@ fn a_layer_that_is_still_mounted_stays_as_it_is() {
     second.cleanup().unwrap();
 }
 
+/// A daemon deletes what does not exist: what is only damaged does.
+#[test]
+fn a_damaged_file_costs_nobody_anything() {
+    for damage in [&b""[..], b"{}", b"{\n    \"hash\": \"", &[b' '; 70_000]] {
+        let host = Host::new(8);
+        let subject = Rust::default();
+        let path = host.metadata(OTHER_IMAGE);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, damage).unwrap();
+        host.init(&subject);
+        assert!(subject.exists(OTHER_IMAGE) && subject.exists(IMAGE) && subject.exists(CONTAINER));
+        let failure = subject.mount(OTHER_IMAGE, &[]).unwrap_err();
+        assert!(failure.errno == nix::errno::Errno::EUCLEAN as i32 && failure.text.contains(OTHER_IMAGE), "{failure:?}");
+        assert_eq!(failure.errno, subject.create_rw(NEW, Some(OTHER_IMAGE)).unwrap_err().errno);
+        assert_eq!(subject.create_ro(OTHER_IMAGE, None).unwrap_err().errno, nix::errno::Errno::EEXIST as i32);
+        let root = subject.mount(CONTAINER, &[]).unwrap();
+        assert_eq!(fs::read_to_string(root.join("written")).unwrap(), "from before\n");
+        subject.umount(CONTAINER).unwrap();
+        subject.cleanup().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), damage);
+        // Mended, it is what it was.
+        fs::write(&path, before).unwrap();
+        host.init(&subject);
+        host.check_usable(&subject);
+        host.check_form();
+        subject.cleanup().unwrap();
+    }
+}
+
 #[test]
 fn files_of_interrupted_writes_and_of_others_do_no_harm() {
     each(8, |host, subject| {

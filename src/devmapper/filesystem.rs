@@ -1,7 +1,8 @@
 //! The filesystems upon thin devices: what their superblocks say, and making and growing them.
 
-use super::steps::Steps;
+use super::kernel::Steps;
 use crate::error::{Error, Kind, Result};
+use crate::sys::fs::random;
 use crate::sys::grow;
 use std::ffi::OsString;
 use std::fmt;
@@ -43,13 +44,17 @@ impl Filesystem {
     }
 
     /// The program that makes one, and its arguments before those of the user.
-    fn mkfs(self) -> (&'static str, &'static [&'static str]) {
-        match self {
+    fn mkfs(self, uuid: &str) -> (&'static str, Vec<String>) {
+        let (program, args, uuid) = match self {
             // A fresh thin device reads as zeros and has nothing to discard. Tables written lazily would be written by
             // every container once more. -F: it may hold the remains of an attempt that a crash ended.
-            Filesystem::Ext4 => ("mkfs.ext4", &["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]),
-            Filesystem::Xfs => ("mkfs.xfs", &["-q", "-f", "-K"]),
-        }
+            Filesystem::Ext4 => {
+                let extended = "nodiscard,lazy_itable_init=0,lazy_journal_init=0";
+                ("mkfs.ext4", &["-q", "-F", "-E", extended, "-U"][..], uuid.to_owned())
+            }
+            Filesystem::Xfs => ("mkfs.xfs", &["-q", "-f", "-K", "-m"][..], format!("uuid={uuid}")),
+        };
+        (program, args.iter().map(|&arg| arg.to_owned()).chain([uuid]).collect())
     }
 }
 
@@ -133,9 +138,17 @@ fn uuid(bytes: &[u8]) -> String {
     text
 }
 
-/// Makes a filesystem on a device, by running `mkfs.ext4` or `mkfs.xfs` found through `PATH`.
-pub(super) fn make(filesystem: Filesystem, args: &[OsString], device: &Path, steps: &Steps) -> Result<()> {
-    let (program, own) = filesystem.mkfs();
+/// A random UUID (RFC 9562, version 4).
+pub(super) fn new_uuid() -> Result<String> {
+    let mut bytes: [u8; 16] = random()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Ok(uuid(&bytes))
+}
+
+/// Makes a filesystem with this UUID on a device, by running `mkfs.ext4` or `mkfs.xfs` found through `PATH`.
+pub(super) fn make(filesystem: Filesystem, uuid: &str, args: &[OsString], device: &Path, steps: &Steps) -> Result<()> {
+    let (program, own) = filesystem.mkfs(uuid);
     let mut command = Command::new(program);
     command.args(own).args(args).arg(device).stdin(Stdio::null()).env("LC_ALL", "C");
     let outcome = steps.make("fork", program, || {
@@ -187,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn a_new_uuid_has_the_usual_form() {
+        let (one, other) = (new_uuid().unwrap(), new_uuid().unwrap());
+        assert!(one != other && one.len() == 36 && one.as_bytes()[14] == b'4', "{one}");
+        assert!(b"89ab".contains(&one.as_bytes()[19]), "{one}");
+    }
+
+    #[test]
     fn anything_else_is_none() {
         assert_eq!(Superblock::parse(&[]), None);
         assert_eq!(Superblock::parse(&[0; SUPERBLOCK_END]), None);
@@ -197,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_failing_mkfs_says_why() {
-        let error = make(Filesystem::Ext4, &[], Path::new("/nonexistent/device"), &Steps::default()).unwrap_err();
+        let error = make(Filesystem::Ext4, &new_uuid().unwrap(), &[], Path::new("/nonexistent/device"), &Steps::default())
+            .unwrap_err();
         assert!(error.to_string().contains("mkfs.ext4") && error.to_string().contains("/nonexistent/device"), "{error}");
     }
 }

@@ -1,27 +1,24 @@
 //! The devicemapper driver: every layer is a thin device with a filesystem, a snapshot of its parent's.
 //!
-//! Read on in this order: `record` (what is on disk), `devices` (pool and files together), `transaction` (how they change),
-//! `device` (block devices come and go), `base` (what layers start from), then the operations in `create`, `mounting`,
-//! `removal` and `report`. `looppool` makes a pool where there is none, `marked` deletes what was busy.
+//! Read on in this order: `record` and `store` (what is on disk), `devices` (pool and files together), `identity` (what a device
+//! is), `transaction` (how pool and files change), `start` (in which order the driver gets ready) and `base` (what layers start
+//! from), `mount` (block devices and mounts come and go), then the operations in `create`, `removal` and `report`. `looppool` makes
+//! a pool where there is none.
 
 mod base;
 mod create;
-mod device;
 mod devices;
 mod filesystem;
-mod ids;
+mod identity;
 mod kernel;
 mod looppool;
-mod marked;
-mod mounting;
-mod names;
-mod open;
+mod mount;
 mod options;
 mod pool;
 mod record;
 mod removal;
 mod report;
-mod steps;
+mod start;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -32,15 +29,15 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
 use crate::locks::Locks;
+use crate::log;
 use crate::worker::Worker;
 use devices::Devices;
-use filesystem::Filesystem;
-use record::Device;
-use std::os::fd::OwnedFd;
+use mount::Place;
+use record::{Device, file_name};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use steps::{Moment, Observer, Step};
+pub use kernel::{Moment, Observer, Step};
 
 /// Opens the driver on its home directory. Options are those of `dm.*`, each `name=value`.
 ///
@@ -61,16 +58,11 @@ struct Shared {
     devices: Devices,
     locks: Locks,
     /// The right to use home, for as long as this lives.
-    _lease: Arc<Lease>,
+    lease: Arc<Lease>,
     options: options::Options,
-    /// Whether the pool is one of our own making.
-    loop_backed: bool,
     home: PathBuf,
-    /// `<home>/mnt`
-    mnt: OwnedFd,
-    /// Of the base device, and so of all.
-    filesystem: Filesystem,
-    /// Of home.
+    place: Place,
+    /// The filesystem of home.
     backing_fs: String,
 }
 
@@ -93,7 +85,7 @@ impl DeviceMapper {
         lease: Arc<Lease>,
         observer: Option<Arc<Observer>>,
     ) -> Result<DeviceMapper> {
-        let shared = Arc::new(Shared::open(home, options, lease, steps::Steps(observer))?);
+        let shared = Arc::new(Shared::start(home, options, lease, kernel::Steps(observer))?);
         let driver = DeviceMapper { shared, worker: Worker::new("dm-deleter") };
         driver.resume();
         Ok(driver)
@@ -101,25 +93,39 @@ impl DeviceMapper {
 }
 
 impl Shared {
-    /// A layer that can be mounted and snapshotted.
+    /// A layer, or the base device, that can be mounted and snapshotted.
     fn usable(&self, name: &str) -> Result<Device> {
-        let device = self.there(name)?;
+        let device = self.recorded(name)?;
         if device.incomplete {
             let what = format!("layer '{name}' is incomplete: filling or growing it was interrupted");
             return Err(Error::new(Kind::Corrupt, what).hint("remove it and make it anew"));
+        }
+        if self.devices.is_claimed_twice(device.device_id) {
+            let what = format!("layer '{name}' and another one claim the same device, {}", device.device_id);
+            return Err(Error::new(Kind::Corrupt, what).hint("one of their metadata files is a copy: remove that layer"));
         }
         Ok(device)
     }
 
     /// A layer that exists and was not deleted.
-    fn there(&self, name: &str) -> Result<Device> {
+    fn there(&self, id: &LayerId) -> Result<Device> {
+        self.recorded(&file_name(id))
+    }
+
+    fn recorded(&self, name: &str) -> Result<Device> {
         let found = self.devices.find(name)?.filter(|device| !device.deleted);
         found.ok_or_else(|| Error::new(Kind::NotFound, format!("layer '{name}' does not exist")))
     }
 
-    /// `<home>/mnt/<layer>`
-    fn mount_point(&self, name: &str) -> PathBuf {
-        self.home.join("mnt").join(name)
+    /// Whether there is a layer that it would be a loss to remove. That may be damaged, and its file unreadable.
+    fn is_there(&self, id: &LayerId) -> bool {
+        match self.devices.find(&file_name(id)) {
+            Ok(found) => found.is_some_and(|device| !device.is_void()),
+            Err(e) => {
+                log::warn!("devicemapper: layer '{id}' exists, but cannot be used: {e}");
+                true
+            }
+        }
     }
 }
 
@@ -141,8 +147,11 @@ impl Driver for DeviceMapper {
     }
 
     fn exists(&self, id: &LayerId) -> Result<bool> {
-        let found = self.shared.devices.find(id.as_str()).context(|| format!("look for layer '{id}'"))?;
-        Ok(found.is_some_and(|device| !device.deleted && !device.incomplete))
+        let found = self.shared.is_there(id);
+        if found {
+            self.shared.lease.tell(id);
+        }
+        Ok(found)
     }
 
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {

@@ -133,11 +133,6 @@ pub(super) fn devices(table: &str) -> Option<(&str, &str)> {
     Some((words.next()?, words.next()?))
 }
 
-/// The thin device id in a thin device's table `<pool> <id>`.
-pub(super) fn thin_id(table: &str) -> Option<u32> {
-    table.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 /// The mapped sectors in a thin device's status `<mapped> <highest>`.
 pub(super) fn mapped_sectors(status: &str) -> Option<u64> {
     status.split_ascii_whitespace().next()?.parse().ok()
@@ -186,7 +181,7 @@ mod tests {
     #[test]
     fn tables_are_read() {
         assert_eq!(devices("7:1 7:0 128 1024 1 error_if_no_space"), Some(("7:1", "7:0")));
-        assert_eq!((thin_id("254:0 17"), thin_id("254:0"), mapped_sectors("2048 4095")), (Some(17), None, Some(2048)));
+        assert_eq!(mapped_sectors("2048 4095"), Some(2048));
         assert_eq!((devices("7:1"), mapped_sectors("-")), (None, None));
     }
 }

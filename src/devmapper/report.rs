@@ -2,36 +2,39 @@
 
 use super::Shared;
 use super::filesystem::Superblock;
-use super::names::node;
+use super::identity::SECTOR;
+use super::looppool;
+use super::mount::ROOTFS;
+use super::options::PoolSource;
 use super::pool::{self, Blocks};
 use super::record::{BASE, Device};
 use crate::driver::{Metadatum, Status, Usage};
 use crate::error::Result;
 use crate::id::LayerId;
-use crate::locks::Mode;
+use crate::locks::Mode::Exclusive;
 use crate::sys::{dm_event, fs};
 use std::fmt::Write;
-use std::path::Path;
 
 /// Metadata block size of every thin pool, bytes: `THIN_METADATA_BLOCK_SIZE` of the kernel's `dm-thin-metadata.h`.
 const METADATA_BLOCK: u64 = 4096;
 
 impl Shared {
     pub(super) fn metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
-        let device = self.there(id.as_str())?;
+        let device = self.there(id)?;
+        self.lease.tell(id);
         Ok(vec![
             ("DeviceId", device.device_id.to_string().into()),
             ("DeviceSize", device.size.to_string().into()),
-            ("DeviceName", self.devices.names.device(&device.hash, device.device_id).into()),
-            ("MergedDir", self.mount_point(id.as_str()).join("rootfs").into()),
+            ("DeviceName", self.devices.name(&device).into()),
+            ("MergedDir", self.place.points.of(&device.hash).join(ROOTFS).into()),
         ])
     }
 
     /// What the layer occupies beyond its parent, as the pool and the two filesystems count it.
     pub(super) fn usage(&self, id: &LayerId) -> Result<Usage> {
-        let device = self.there(id.as_str())?;
+        let device = self.there(id)?;
         let parent = if device.parent.is_empty() { BASE } else { &device.parent };
-        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive), (parent, Mode::Shared)])?;
+        let _held = self.locks.hold(&[(&device.hash, Exclusive), (parent, Exclusive)])?;
         let own = self.occupied(&device)?;
         // The parent may have been deleted: a snapshot does not need it. Then nobody shares with this layer.
         let Some(parent) = self.devices.find(parent)?.filter(|parent| !parent.deleted) else { return Ok(own) };
@@ -40,27 +43,16 @@ impl Shared {
     }
 
     fn occupied(&self, device: &Device) -> Result<Usage> {
-        let devices = &self.devices;
-        let was_active = devices.is_active(device)?;
-        let name = devices.names.device(&device.hash, device.device_id);
-        devices.activate(device)?;
-        let status = devices.kernel.status(&name);
-        let inodes = self.inodes(device, &node(&name));
-        if !was_active {
-            devices.deactivate(device)?;
-        }
-        let sectors = status?.and_then(|target| pool::mapped_sectors(&target.text)).unwrap_or(0);
-        Ok(Usage { bytes: sectors * 512, inodes: inodes? })
-    }
-
-    /// Inodes in use: asked of the mounted filesystem, else read from the superblock of the clean one.
-    fn inodes(&self, device: &Device, node: &Path) -> Result<u64> {
-        if let Ok(id) = LayerId::parse(device.hash.as_bytes())
-            && self.is_mounted(&id)?
-        {
-            return fs::inodes_in_use(fs::open_dir_at(&self.mnt, &id)?);
-        }
-        Ok(Superblock::read(node)?.map_or(0, |found| found.inodes_used))
+        let active = self.devices.activate(device)?;
+        let status = self.devices.kernel.status(&self.devices.name(device))?;
+        let sectors = status.and_then(|target| pool::mapped_sectors(&target.text)).unwrap_or(0);
+        // Asked of the mounted filesystem, else read from the superblock of the clean one.
+        let inodes = match self.is_mounted(device)? {
+            true => fs::inodes_in_use(fs::open_dir_at(&self.place.points.dir, &device.hash)?)?,
+            false => Superblock::read(&active.node)?.map_or(0, |found| found.inodes_used),
+        };
+        active.end()?;
+        Ok(Usage { bytes: sectors * SECTOR, inodes })
     }
 
     pub(super) fn status(&self) -> Result<Status> {
@@ -70,7 +62,7 @@ impl Shared {
         let table = devices.kernel.table(pool_name)?;
         let sectors = table.as_ref().map_or(0, |table| table.sectors);
         let (metadata_file, data_file) = table.and_then(|table| pool::devices(&table.text).map(backing)).unwrap_or_default();
-        let block = (sectors * 512).checked_div(status.data.total).unwrap_or(0);
+        let block = (sectors * SECTOR).checked_div(status.data.total).unwrap_or(0);
         let base = devices.find(BASE)?.unwrap_or_default();
         let least = status.data.least(self.options.min_free_space) * u64::from(self.options.min_free_space > 0);
         let (used, total) = dm_event::semaphore_sets().unwrap_or_default();
@@ -83,7 +75,7 @@ impl Shared {
         line("Pool Name", pool_name);
         line("Pool Blocksize", &amount(block));
         line("Base Device Size", &amount(base.size));
-        line("Backing Filesystem", &self.filesystem);
+        line("Backing Filesystem", &self.place.filesystem);
         line("Data file", &data_file);
         line("Metadata file", &metadata_file);
         for (name, blocks, unit) in [("Data", status.data, block), ("Metadata", status.metadata, METADATA_BLOCK)] {
@@ -104,8 +96,9 @@ impl Shared {
             line("WARNING", &format!("system semaphore nums has attached limit: {used}"));
         }
         line("Pool State", &status.health);
-        if self.loop_backed {
+        if let PoolSource::Loop(files) = &self.options.pool {
             line("Loop Backed", &"true (for trials and tests, not for production: use dm.thinpooldev there)");
+            line("Host Space Available", &amount(looppool::host_space(&self.home, files)?.free()));
         }
         Ok(Status { driver_name: "devicemapper".to_owned(), backing_fs: self.backing_fs.clone(), text })
     }

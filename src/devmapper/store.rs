@@ -1,19 +1,27 @@
 //! The metadata files in `<home>/metadata`: reading, replacing and forgetting them so that a crash leaves the old or the new.
+//!
+//! A device's file is replaced by rename. Where the disk has no room for a second file, and for the transaction always, the new
+//! content is written over the old: it is one sector, which is written whole or not at all, and takes no space, so that layers
+//! can be deleted when the disk is full.
 
-use super::record::{BASE, Device, DeviceSet, Transaction};
-use super::steps::Steps;
+use super::kernel::Steps;
+use super::record::{Device, DeviceSet, Transaction, is_device_file, padded};
 use crate::error::{Context, Error, Kind, Result};
-use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
+use crate::sys::rename;
+use crate::undo;
 use std::os::fd::{AsFd, OwnedFd};
 
 const SET: &str = "deviceset-metadata";
 const TRANSACTION: &str = "transaction-metadata";
-/// Where files go that cannot be read; beside `metadata`, because the C module deletes what it does not know in there.
+/// Where files go that cannot be read and are in the way; beside `metadata`, because the C module deletes what it does not know in
+/// there.
 const CORRUPT: &str = "metadata-corrupt";
 /// A metadata file is a few hundred bytes.
 const MAX_FILE: usize = 1 << 16;
+/// The least that a disk writes whole or not at all, bytes.
+const ATOMIC: usize = 512;
 
 pub(super) struct Store {
     home: OwnedFd,
@@ -25,6 +33,12 @@ pub(super) struct Store {
 #[derive(Default)]
 pub(super) struct Contents {
     pub devices: Vec<Device>,
+    /// Files of layers that cannot be read, and why.
+    pub damaged: Vec<(String, Error)>,
+    /// Left by writes that a crash ended.
+    pub stale: Vec<String>,
+    /// Of others.
+    pub foreign: Vec<String>,
 }
 
 impl Store {
@@ -34,7 +48,7 @@ impl Store {
         Ok(Store { home, dir, steps })
     }
 
-    /// Reads all device files. Damaged ones are set aside, files of others are left where they are.
+    /// Reads all device files, and changes nothing.
     pub(super) fn scan(&self) -> Result<Contents> {
         let mut names = Vec::new();
         fs::each_entry(&self.dir, |entry| {
@@ -43,38 +57,32 @@ impl Store {
         })?;
         let mut contents = Contents::default();
         for name in names {
-            let shown = fs::shown(&name);
             match name.to_str() {
                 Some(SET | TRANSACTION) => {}
-                Some(name) if is_stale_staging(name) => self.sweep(name)?,
-                Some(name) if name == BASE || LayerId::parse(name.as_bytes()).is_ok() => {
-                    if fs::stat_at(&self.dir, name)?.kind == FileKind::File {
-                        contents.devices.extend(self.device_or_set_aside(name)?);
-                    }
-                }
-                _ => log::warn!("devicemapper: '{shown}' in the metadata directory is none of ours; left alone"),
+                Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
+                Some(name) if is_device_file(name) => match self.device(name) {
+                    Ok(device) => contents.devices.extend(device),
+                    Err(e) => contents.damaged.push((name.to_owned(), e)),
+                },
+                _ => contents.foreign.push(fs::shown(&name)),
             }
         }
         Ok(contents)
     }
 
-    fn sweep(&self, name: &str) -> Result<()> {
+    /// Removes what a crash left of a write.
+    pub(super) fn sweep(&self, name: &str) -> Result<()> {
         log::info!("devicemapper: removing '{name}', left by a crash");
         fs::remove_file_at(&self.dir, name)
     }
 
-    fn device_or_set_aside(&self, name: &str) -> Result<Option<Device>> {
-        match self.device(name) {
-            Err(e) if e.kind() == Kind::Corrupt => self.set_aside(name, &e).map(|()| None),
-            outcome => outcome,
-        }
-    }
-
     /// Moves a damaged file out of the way. The thin device it stood for keeps its id: the pool refuses to make it again.
-    fn set_aside(&self, name: &str, why: &Error) -> Result<()> {
+    pub(super) fn set_aside(&self, name: &str) -> Result<()> {
         let corrupt = make_dir(&self.home, CORRUPT, 0o700)?;
         let to = format!("{}-{}", &name[..name.len().min(200)], hex()?);
-        log::warn!("devicemapper: METADATA FILE '{name}' IS DAMAGED ({why}); moved to '{CORRUPT}/{to}', its layer is lost");
+        log::warn!(
+            "devicemapper: damaged metadata file '{name}' is moved to '{CORRUPT}/{to}'; the pool still has its device"
+        );
         fs::rename_at(&self.dir, name, &corrupt, &to)?;
         fs::fsync(&corrupt, CORRUPT)?;
         fs::fsync(&self.dir, "metadata")
@@ -90,29 +98,45 @@ impl Store {
 
     /// The file of one device; `None` if there is none.
     pub(super) fn device(&self, name: &str) -> Result<Option<Device>> {
-        let content = self.read(name)?;
-        let parsed = content.map(|content| Device::parse(name, &content)).transpose();
-        let parsed = parsed.context(|| format!("metadata file '{name}'"))?;
-        // A copy under another name must not make two layers of one device: deleting one would destroy the other.
-        Ok(parsed.filter(|device| {
-            let is_own = device.hash == name;
-            if !is_own {
-                log::warn!("devicemapper: metadata file '{name}' is about '{}'; ignored", device.hash.escape_debug());
-            }
-            is_own
-        }))
+        let read = match fs::stat_at(&self.dir, name) {
+            Ok(stat) if stat.kind != FileKind::File => Err(Error::new(Kind::Corrupt, "it is no regular file")),
+            _ => self.read(name),
+        };
+        let parsed = read.and_then(|content| content.map(|content| Device::parse(name, &content)).transpose());
+        let damaged = || format!("metadata file '{name}' is damaged");
+        let hint = "restore it from a backup, or remove the layer";
+        parsed.map_err(|e| e.hint(hint).with_kind(Kind::Corrupt)).context(damaged)
     }
 
-    pub(super) fn save_device(&self, device: &Device) -> Result<()> {
-        self.save(&device.hash, &device.text())
+    /// Writes the file of a device. One on the stage says already which layer it is going to be, or was.
+    pub(super) fn save_device(&self, device: &Device, layer: &str) -> Result<()> {
+        self.save(&device.hash, &device.text(layer))
+    }
+
+    /// Gives a file of the stage its layer's name; the file that has the name, if there is one, gets that of the stage.
+    pub(super) fn publish(&self, staged: &str, name: &str, exchange: bool) -> Result<()> {
+        self.steps.make("publish", name, || {
+            let rename = |from: &str, to: &str| match exchange {
+                true => rename::exchange_at(&self.dir, from, to),
+                false => rename::rename_new_at(&self.dir, from, to),
+            };
+            undo::all_or_nothing(|undo| {
+                rename(staged, name)?;
+                undo.with(|| rename(name, staged));
+                fs::fsync(&self.dir, "metadata")
+            })
+        })
     }
 
     /// Removes a device's file; one that is not there is a success.
     pub(super) fn forget_device(&self, name: &str) -> Result<()> {
-        self.forget(name)
+        self.steps.make("forget", name, || match fs::remove_file_at(&self.dir, name) {
+            Err(e) if fs::is_absent(&e) => Ok(()),
+            outcome => outcome.and_then(|()| fs::fsync(&self.dir, "metadata")),
+        })
     }
 
-    /// What was saved about the whole set; a damaged file is set aside and counts as none.
+    /// What was saved about the whole set; a damaged file counts as none.
     pub(super) fn device_set(&self) -> Result<DeviceSet> {
         self.special(SET, DeviceSet::parse).map(Option::unwrap_or_default)
     }
@@ -126,34 +150,62 @@ impl Store {
         self.special(TRANSACTION, Transaction::parse)
     }
 
-    pub(super) fn save_transaction(&self, transaction: &Transaction) -> Result<()> {
-        self.save(TRANSACTION, &transaction.text())
+    /// Records that a transaction is about to be made.
+    pub(super) fn begin(&self, transaction: &Transaction) -> Result<()> {
+        self.write_transaction("begin", transaction)
     }
 
-    pub(super) fn forget_transaction(&self) -> Result<()> {
-        self.forget(TRANSACTION)
+    /// Records that none is pending: that of the number that the pool has was the last.
+    pub(super) fn end(&self, transaction: &Transaction) -> Result<()> {
+        self.write_transaction("end", transaction)
+    }
+
+    fn write_transaction(&self, step: &str, transaction: &Transaction) -> Result<()> {
+        self.steps.make(step, TRANSACTION, || match self.overwrite(TRANSACTION, &transaction.text()) {
+            Err(e) if fs::is_absent(&e) => self.replace(TRANSACTION, &transaction.text()),
+            outcome => outcome,
+        })
+    }
+
+    /// Sees to it that the transaction's file has the room that any transaction may need.
+    pub(super) fn make_room_for_transactions(&self, current: u64) -> Result<()> {
+        if self.read(TRANSACTION)?.is_some_and(|content| content.len() >= Transaction::LENGTH) {
+            return Ok(());
+        }
+        let none = Transaction { open_transaction_id: current, ..Transaction::default() };
+        self.steps.make("end", TRANSACTION, || self.replace(TRANSACTION, &none.text()))
     }
 
     fn special<T>(&self, name: &str, parse: fn(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let Some(content) = self.read(name)? else { return Ok(None) };
         match parse(&content) {
             Ok(value) => Ok(Some(value)),
-            Err(e) => self.set_aside(name, &e).map(|()| None),
+            Err(e) => {
+                log::warn!("devicemapper: metadata file '{name}' is damaged ({e}); it counts as missing");
+                Ok(None)
+            }
         }
     }
 
     fn save(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.steps.make("save", name, || {
-            let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], hex()?);
-            fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
+        self.steps.make("save", name, || match self.replace(name, content) {
+            Err(e) if e.kind() == Kind::NoSpace => self.overwrite(name, content).map_err(|other| e.and_also(other)),
+            outcome => outcome,
         })
     }
 
-    fn forget(&self, name: &str) -> Result<()> {
-        self.steps.make("forget", name, || match fs::remove_file_at(&self.dir, name) {
-            Err(e) if fs::is_absent(&e) => Ok(()),
-            outcome => outcome.and_then(|()| fs::fsync(&self.dir, "metadata")),
-        })
+    fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], hex()?);
+        fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
+    }
+
+    /// Writes over the content of a file, as long as it is, which takes no space.
+    fn overwrite(&self, name: &str, content: &[u8]) -> Result<()> {
+        let length = usize::try_from(fs::stat_at(&self.dir, name)?.size).unwrap_or(usize::MAX);
+        if content.len().max(length) > ATOMIC {
+            return Err(Error::new(Kind::NoSpace, format!("'{name}' is too long to be written in place")));
+        }
+        fs::overwrite_at(&self.dir, name, &padded(content, length))
     }
 }
 
@@ -190,41 +242,104 @@ mod tests {
         Store::open(fs::open_dir(&scratch.0).unwrap(), Steps::default()).unwrap()
     }
 
+    fn device(name: &str) -> Device {
+        Device { hash: name.to_owned(), device_id: 7.try_into().unwrap(), size: 4096, ..Device::default() }
+    }
+
+    fn names(dir: &std::path::Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn files_come_back_as_they_were_saved() {
         let scratch = Scratch::new("save");
         let store = store(&scratch);
-        let device = Device { hash: "l1".to_owned(), size: 4096, ..Device::default() };
-        store.save_device(&device).unwrap();
-        assert_eq!(store.device("l1").unwrap(), Some(device.clone()));
-        assert_eq!(store.scan().unwrap().devices, [device]);
+        store.save_device(&device("l1"), "l1").unwrap();
+        assert_eq!(store.device("l1").unwrap(), Some(device("l1")));
+        assert_eq!(store.scan().unwrap().devices, [device("l1")]);
         store.forget_device("l1").unwrap();
         store.forget_device("l1").unwrap();
         assert_eq!(store.device("l1").unwrap(), None);
-        let names: Vec<_> = std::fs::read_dir(scratch.0.join("metadata")).unwrap().collect();
-        assert!(names.is_empty(), "{names:?}");
+        assert_eq!(names(&scratch.0.join("metadata")), [""; 0]);
     }
 
     #[test]
-    fn damaged_files_are_set_aside_and_foreign_ones_left() {
+    fn a_scan_tells_the_damaged_and_changes_nothing() {
         let scratch = Scratch::new("damage");
         let store = store(&scratch);
         let dir = scratch.0.join("metadata");
-        let staging = ".tmp-x-0123456789";
-        for (name, content) in
-            [("bad", "{"), ("README.txt~", "x"), (".hidden", "x"), (staging, "{"), (SET, "{"), (TRANSACTION, "")]
-        {
+        let stale = ".tmp-x-0123456789";
+        let copy = "{\"hash\": \"l1\", \"device_id\": 3, \"size\": 4096}";
+        let long = " ".repeat(MAX_FILE + 1);
+        let files = [("bad", "{"), ("empty", "{}"), ("copy", copy), ("long", &long), ("README.txt~", "x"), (".hidden", "x")];
+        for (name, content) in files.into_iter().chain([(stale, "{"), (SET, "{"), (TRANSACTION, "")]) {
             std::fs::write(dir.join(name), content).unwrap();
         }
         std::fs::create_dir(dir.join("dir")).unwrap();
-        std::fs::write(dir.join("copy"), "{\"hash\": \"l1\", \"device_id\": 3}").unwrap();
-        assert!(store.scan().unwrap().devices.is_empty());
+        let before = names(&dir);
+        let found = store.scan().unwrap();
+        assert_eq!(found.devices, []);
+        let mut damaged: Vec<_> = found.damaged.iter().map(|(name, _)| name.as_str()).collect();
+        damaged.sort_unstable();
+        assert_eq!(damaged, ["bad", "copy", "dir", "empty", "long"]);
+        assert!(found.damaged.iter().all(|(_, why)| why.kind() == Kind::Corrupt));
+        assert_eq!((found.stale, found.foreign.len()), (vec![stale.to_owned()], 2));
         assert_eq!(store.device_set().unwrap(), DeviceSet::default());
         assert_eq!(store.transaction().unwrap(), None);
-        let mut left: Vec<_> =
-            std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        left.sort();
-        assert_eq!(left, [".hidden", "README.txt~", "copy", "dir"]);
-        assert_eq!(std::fs::read_dir(scratch.0.join(CORRUPT)).unwrap().count(), 3);
+        assert_eq!(names(&dir), before);
+        store.set_aside("bad").unwrap();
+        assert_eq!(names(&scratch.0.join(CORRUPT)).len(), 1);
+    }
+
+    #[test]
+    fn a_transaction_is_written_in_place() {
+        let scratch = Scratch::new("in-place");
+        let store = store(&scratch);
+        let file = scratch.0.join("metadata").join(TRANSACTION);
+        // As long as the C module makes it: it gets its full length while there is room.
+        std::fs::write(&file, "{\n    \"open_transaction_id\": 3\n}\n").unwrap();
+        store.make_room_for_transactions(3).unwrap();
+        let before = std::fs::metadata(&file).unwrap();
+        for (number, name) in [(7, "short".to_owned()), (8, "x".repeat(255)), (9, "y".to_owned())] {
+            let transaction =
+                Transaction { open_transaction_id: number, device_hash: name, device_id: 5.try_into().unwrap() };
+            store.begin(&transaction).unwrap();
+            assert_eq!(store.transaction().unwrap(), Some(transaction));
+        }
+        use std::os::unix::fs::MetadataExt;
+        let after = std::fs::metadata(&file).unwrap();
+        assert_eq!((before.ino(), before.len()), (after.ino(), after.len()));
+        assert_eq!(names(&scratch.0.join("metadata")), [TRANSACTION]);
+    }
+
+    #[test]
+    fn a_device_is_marked_in_place_where_there_is_no_room() {
+        let scratch = Scratch::new("full");
+        let store = store(&scratch);
+        store.save_device(&device("l1"), "l1").unwrap();
+        for marked in [Device { deleted: true, ..device("l1") }, device("l1")] {
+            store.overwrite("l1", &marked.text("l1")).unwrap();
+            assert_eq!(store.device("l1").unwrap(), Some(marked));
+        }
+        let parent = "x".repeat(500);
+        let long = Device { parent, ..device("l1") };
+        assert_eq!(store.overwrite("l1", &long.text("l1")).unwrap_err().kind(), Kind::NoSpace);
+    }
+
+    #[test]
+    fn a_layer_gets_its_name_or_another_s() {
+        let scratch = Scratch::new("publish");
+        let store = store(&scratch);
+        let staged = crate::devmapper::record::staged("l1");
+        let new = Device { hash: staged.clone(), device_id: 8.try_into().unwrap(), ..device("l1") };
+        store.save_device(&device("l1"), "l1").unwrap();
+        store.save_device(&new, "l1").unwrap();
+        store.publish(&staged, "l1", false).unwrap_err();
+        store.publish(&staged, "l1", true).unwrap();
+        assert_eq!(store.device("l1").unwrap().map(|device| device.device_id.number()), Some(8));
+        assert_eq!(store.device(&staged).unwrap(), Some(Device { hash: staged, ..device("l1") }));
     }
 }

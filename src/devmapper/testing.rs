@@ -2,7 +2,7 @@
 
 use crate::error::errno::{EBUSY, EEXIST, EINVAL, ENODATA, ENXIO};
 use crate::error::{Error, Result};
-use crate::sys::dm::{Info, Ioctls, Settle, Target};
+use crate::sys::dm::{Info, Ioctls, Settle, Target, Writes};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -33,6 +33,8 @@ pub(super) struct Fake {
     /// Thin devices that cannot be deleted.
     pub busy: HashSet<u32>,
     pub active: HashMap<String, Info>,
+    /// The tables of active devices.
+    pub tables: HashMap<String, Target>,
 }
 
 /// Device-mapper with one thin pool and nothing else, which outlives the drivers that use it.
@@ -40,6 +42,8 @@ pub(super) struct Fake {
 pub(super) struct FakePool(pub Arc<Mutex<Fake>>);
 
 pub(super) const POOL: &str = "pool";
+/// 253:1, as `st_rdev` has it.
+const POOL_DEVICE: u64 = 253 << 8 | 1;
 
 fn errno<T>(number: i32) -> Result<T> {
     Err(Error::sys("fake device-mapper", number))
@@ -62,6 +66,15 @@ impl Ioctls for FakePool {
         Ok(self.0.lock().unwrap().active.keys().cloned().collect())
     }
     fn info(&self, name: &str) -> Result<Option<Info>> {
+        if name == POOL {
+            return Ok(Some(Info {
+                open_count: 0,
+                suspended: false,
+                active: true,
+                removal_pending: false,
+                device: POOL_DEVICE,
+            }));
+        }
         Ok(self.0.lock().unwrap().active.get(name).copied())
     }
     fn create(&self, name: &str) -> Result<()> {
@@ -73,7 +86,8 @@ impl Ioctls for FakePool {
         fake.active.insert(name.to_owned(), new);
         Ok(())
     }
-    fn load(&self, name: &str, _: &Target) -> Result<()> {
+    fn load(&self, name: &str, target: &Target, _: Writes) -> Result<()> {
+        self.0.lock().unwrap().tables.insert(name.to_owned(), target.clone());
         self.change(name, |info| info.active = true)
     }
     fn suspend(&self, name: &str) -> Result<()> {
@@ -91,8 +105,8 @@ impl Ioctls for FakePool {
             format!("{} 1/100 {}/100 - rw discard_passdown queue_if_no_space - 1", fake.transaction, fake.thins.len());
         if name == POOL { Ok(Some(Target { kind: "thin-pool".to_owned(), sectors: 12800, text })) } else { errno(ENXIO) }
     }
-    fn table(&self, _: &str) -> Result<Option<Target>> {
-        Ok(None)
+    fn table(&self, name: &str) -> Result<Option<Target>> {
+        Ok(self.0.lock().unwrap().tables.get(name).cloned())
     }
     fn message(&self, name: &str, text: &str) -> Result<()> {
         assert_eq!(name, POOL);

@@ -1,15 +1,16 @@
 //! Changing the pool and the metadata files together, so that a crash in between can be undone.
 //!
-//! A transaction is opened by saving what is about to be done with the number after the pool's own transaction id, and
+//! A transaction is opened by recording what is about to be done with the number after the pool's own transaction id, and
 //! closed by raising the pool's id to that number. A number in the file that is higher than the pool's was never closed: the
 //! device it names is deleted. That undoes a creation and completes a deletion.
+//!
+//! A layer that takes more than one transaction to make, or that takes the place of another, is built on the stage
+//! ([`super::record::staged`]) and gets its name by one rename; what is on the stage after a crash is deleted.
 
-use super::devices::{Devices, Ledger};
-use super::ids::DeviceId;
-use super::record::{Device, Transaction};
+use super::devices::{DeviceId, Devices, Entry};
+use super::identity::{Likeness, SECTOR};
+use super::record::{Device, Transaction, staged};
 use crate::error::{Error, Result};
-use crate::locks::lock;
-use crate::log;
 use crate::sys::dm::{Settle, is_busy, is_gone, is_taken_id, is_unknown_id};
 
 /// What became of a device that was to be deleted.
@@ -22,13 +23,14 @@ pub(super) enum Deleted {
 }
 
 impl Devices {
-    /// Makes a thin device, as a snapshot of `origin` or empty, and records it. Nothing is left of it if that fails.
-    pub(super) fn add(&self, mut device: Device, origin: Option<&Device>) -> Result<Device> {
-        let mut ledger = lock(&self.ledger);
+    /// Makes a thin device for the layer `layer`, as a snapshot of `origin` or empty, and records it. Nothing is left of it if that
+    /// fails.
+    pub(super) fn add(&self, mut device: Device, layer: &str, origin: Option<&Device>) -> Result<Device> {
+        let mut ledger = self.ledger();
         let open = ledger.current + 1;
         device.transaction_id = open;
         device.device_id = self.make(&mut ledger, &device.hash, origin).map_err(|e| self.blame_pool(e))?;
-        let recorded = self.store.save_device(&device).and_then(|()| self.close(&mut ledger, open));
+        let recorded = self.store.save_device(&device, layer).and_then(|()| self.close(&mut ledger, open));
         match recorded {
             Ok(()) => {
                 self.remember(device.clone());
@@ -38,8 +40,22 @@ impl Devices {
         }
     }
 
+    /// Gives a finished device of the stage its layer's name. What had the name before is on the stage then, to be deleted.
+    pub(super) fn publish(&self, device: Device, layer: &str) -> Result<()> {
+        let _ledger = self.ledger();
+        let old = self.known(layer);
+        let staged = device.hash.clone();
+        self.store.publish(&staged, layer, old.is_some())?;
+        self.forget(&staged);
+        if let Some(old) = old {
+            self.remember(Device { hash: staged, deleted: true, ..old });
+        }
+        self.remember(Device { hash: layer.to_owned(), ..device });
+        Ok(())
+    }
+
     /// Opens a transaction and makes the thin device, with the next id that the pool does not have.
-    fn make(&self, ledger: &mut Ledger, name: &str, origin: Option<&Device>) -> Result<DeviceId> {
+    fn make(&self, ledger: &mut Entry<'_>, name: &str, origin: Option<&Device>) -> Result<DeviceId> {
         loop {
             let id = ledger.ids.next()?;
             let made = self.open(ledger, name, id).and_then(|_| match origin {
@@ -49,7 +65,7 @@ impl Devices {
             match made {
                 Ok(()) => return Ok(id),
                 // It stays marked as used: it belongs to a device whose file was lost.
-                Err(e) if is_taken_id(&e) => log::warn!("devicemapper: thin device {id} exists but is not known; skipped"),
+                Err(e) if is_taken_id(&e) => ledger.note(format!("thin device {id} exists but is not known; skipped")),
                 Err(e) => {
                     ledger.ids.release(id);
                     return Err(e);
@@ -60,8 +76,8 @@ impl Devices {
 
     /// Takes a snapshot. An origin in use is frozen for the moment that it takes, and goes on before anything else happens.
     fn snapshot(&self, id: DeviceId, origin: &Device) -> Result<()> {
-        let name = self.names.device(&origin.hash, origin.device_id);
-        let frozen = self.freeze(&name)?;
+        let name = self.name(origin);
+        let frozen = self.freeze(origin, &name)?;
         let pool = &self.names.pool;
         let taken = self.kernel.message(pool, &format!("create_snap {id} {}", origin.device_id));
         let resumed = if frozen { self.thaw(&name) } else { Ok(()) };
@@ -73,12 +89,14 @@ impl Devices {
     }
 
     /// Suspends a device if it is active. False if there is nothing to resume.
-    fn freeze(&self, name: &str) -> Result<bool> {
-        match self.kernel.info(name)? {
-            Some(info) if info.active && !info.suspended => match self.kernel.suspend(name) {
-                Err(e) if is_gone(&e) => Ok(false),
-                outcome => outcome.map(|()| true),
-            },
+    fn freeze(&self, origin: &Device, name: &str) -> Result<bool> {
+        match self.active(origin)? {
+            Some((info, likeness, _)) if info.active && !info.suspended && likeness != Likeness::Other => {
+                match self.kernel.suspend(name) {
+                    Err(e) if is_gone(&e) => Ok(false),
+                    outcome => outcome.map(|()| true),
+                }
+            }
             _ => Ok(false),
         }
     }
@@ -91,12 +109,20 @@ impl Devices {
         }
     }
 
-    /// Deletes a device and its record; a busy one is marked instead.
+    /// Deletes a device and its record; a busy one is marked instead. Of a copy, only the record goes.
     pub(super) fn delete(&self, name: &str) -> Result<Deleted> {
-        let Some(device) = self.find(name)? else { return Ok(Deleted::Gone) };
-        let mut ledger = lock(&self.ledger);
-        let open = self.open(&ledger, name, device.device_id)?;
+        self.find(name)?;
+        let mut ledger = self.ledger();
+        // As it is now: whoever had the ledger before may have deleted it, and its id may be another's.
+        let Some(device) = self.known(name) else { return Ok(Deleted::Gone) };
         let id = device.device_id;
+        if self.is_claimed_twice(id) {
+            ledger.note(format!("another layer claims device {id} of '{name}' as well; the device stays"));
+            self.store.forget_device(name)?;
+            self.forget(name);
+            return Ok(Deleted::Gone);
+        }
+        let open = self.open(&ledger, name, id)?;
         let outcome = match self.kernel.message(&self.names.pool, &format!("delete {id}")) {
             Err(e) if is_busy(&e) => {
                 if !device.deleted {
@@ -106,7 +132,7 @@ impl Devices {
             }
             Err(e) if !is_unknown_id(&e) => {
                 // Else the next start would take it for interrupted, and complete what was reported as failed.
-                return Err(with_cleanup(self.blame_pool(e), self.store.forget_transaction()));
+                return Err(with_cleanup(self.blame_pool(e), self.settle(&ledger, name, id)));
             }
             _ => {
                 self.forget_gone(&mut ledger, device)?;
@@ -115,13 +141,13 @@ impl Devices {
         };
         // What was to be deleted is gone or marked, whatever the pool's number says: the next transaction raises it.
         if let Err(e) = self.close(&mut ledger, open) {
-            log::warn!("devicemapper: deletion of '{name}' was done but not closed: {e}");
+            ledger.note(format!("deletion of '{name}' was done but not closed: {e}"));
         }
         Ok(outcome)
     }
 
     /// Removes the record of a thin device that is gone. If that fails, the device is kept as deleted, to be tried again.
-    fn forget_gone(&self, ledger: &mut Ledger, device: Device) -> Result<()> {
+    fn forget_gone(&self, ledger: &mut Entry<'_>, device: Device) -> Result<()> {
         if let Err(e) = self.store.forget_device(&device.hash) {
             self.remember(Device { deleted: true, ..device });
             return Err(e);
@@ -132,11 +158,11 @@ impl Devices {
     }
 
     /// Deletes a thin device whose transaction did not come to its end.
-    fn discard(&self, ledger: &mut Ledger, device: Device) -> Result<()> {
+    fn discard(&self, ledger: &mut Entry<'_>, device: Device) -> Result<()> {
         match self.kernel.message(&self.names.pool, &format!("delete {}", device.device_id)) {
             Err(e) if !is_unknown_id(&e) => {
                 self.remember(Device { deleted: true, ..device.clone() });
-                let _ = self.store.save_device(&Device { deleted: true, ..device });
+                let _ = self.save(Device { deleted: true, ..device });
                 Err(e)
             }
             _ => self.forget_gone(ledger, device),
@@ -144,30 +170,30 @@ impl Devices {
     }
 
     /// Begins a transaction and returns its number.
-    fn open(&self, ledger: &Ledger, name: &str, id: DeviceId) -> Result<u64> {
+    fn open(&self, ledger: &Entry<'_>, name: &str, id: DeviceId) -> Result<u64> {
         let open = ledger.current + 1;
-        self.store.save_transaction(&Transaction {
-            open_transaction_id: open,
-            device_hash: name.to_owned(),
-            device_id: id,
-        })?;
+        self.store.begin(&Transaction { open_transaction_id: open, device_hash: name.to_owned(), device_id: id })?;
         Ok(open)
     }
 
+    /// Records that nothing is pending.
+    fn settle(&self, ledger: &Entry<'_>, name: &str, id: DeviceId) -> Result<()> {
+        let (open_transaction_id, device_hash) = (ledger.current, name.to_owned());
+        self.store.end(&Transaction { open_transaction_id, device_hash, device_id: id })
+    }
+
     /// Ends a transaction. If someone else raised the pool's number meanwhile, theirs is taken over.
-    fn close(&self, ledger: &mut Ledger, open: u64) -> Result<()> {
+    fn close(&self, ledger: &mut Entry<'_>, open: u64) -> Result<()> {
         let raise = |from: u64| self.kernel.message(&self.names.pool, &format!("set_transaction_id {from} {open}"));
         if let Err(e) = raise(ledger.current) {
             let found = self.pool_status()?;
             if found.transaction == ledger.current {
                 return Err(found.health.explain(e, &self.names.pool));
             }
-            log::warn!(
-                "devicemapper: pool '{}' is at transaction {} where {} was expected: does another program use it?",
-                self.names.pool,
-                found.transaction,
-                ledger.current
-            );
+            let (pool, at, expected) = (&self.names.pool, found.transaction, ledger.current);
+            ledger.note(format!(
+                "pool '{pool}' is at transaction {at} where {expected} was expected: does another program use it?"
+            ));
             if found.transaction < open {
                 raise(found.transaction)?;
             }
@@ -178,31 +204,38 @@ impl Devices {
         Ok(())
     }
 
-    /// Settles the transaction that was open when the last process ended.
-    pub(super) fn recover(&self, ledger: &mut Ledger) -> Result<()> {
-        let Some(pending) = self.store.transaction()? else { return Ok(()) };
-        let (open, current) = (pending.open_transaction_id, ledger.current);
-        if open < current {
-            log::warn!("devicemapper: the pool is at transaction {current}, the files only at {open}");
-        }
-        if open <= current {
-            return Ok(());
-        }
-        let (name, id) = (pending.device_hash, pending.device_id);
-        log::warn!("devicemapper: transaction {open} was interrupted (pool at {current}); deleting device {id} of '{name}'");
-        let known = self.known(&name).filter(|device| device.device_id == id);
-        self.delete_pending(ledger, id, &name, known)?;
-        self.store.forget_transaction()
+    /// The transaction that was open when the last process ended, if one was.
+    pub(super) fn pending(&self) -> Result<Option<Transaction>> {
+        let found = self.store.transaction()?;
+        let current = self.ledger().current;
+        Ok(found.filter(|found| found.open_transaction_id > current))
     }
 
-    /// A device that cannot be deleted now keeps its id, is marked, and is tried again by the worker.
-    fn delete_pending(&self, ledger: &mut Ledger, id: DeviceId, name: &str, known: Option<Device>) -> Result<()> {
+    /// Settles the transaction that was open when the last process ended. Only for a pool that is known to be the right one.
+    pub(super) fn recover(&self) -> Result<()> {
+        let Some(pending) = self.pending()? else { return Ok(()) };
+        let mut ledger = self.ledger();
+        let (name, id, open) = (pending.device_hash, pending.device_id, pending.open_transaction_id);
+        let what = format!("transaction {open} was interrupted (pool at {})", ledger.current);
+        let known = self.known(&name).filter(|device| device.device_id == id);
+        if id == DeviceId::default() || self.is_claimed_twice(id) || (known.is_none() && self.is_claimed(id)) {
+            ledger.note(format!("{what}; device {id}, which it names for '{name}', is another layer's and stays"));
+        } else {
+            ledger.note(format!("{what}; deleting device {id} of '{name}'"));
+            self.delete_pending(&mut ledger, id, &name, known)?;
+        }
+        self.settle(&ledger, &name, id)
+    }
+
+    /// A device that cannot be deleted now keeps its id, is marked, and is tried again by the worker: on the stage, if the name is
+    /// another's.
+    fn delete_pending(&self, ledger: &mut Entry<'_>, id: DeviceId, name: &str, known: Option<Device>) -> Result<()> {
         match self.kernel.message(&self.names.pool, &format!("delete {id}")) {
             Err(e) if !is_unknown_id(&e) => {
-                log::warn!("devicemapper: {e}; it will be tried again");
-                let device = known.unwrap_or_else(|| Device { hash: name.to_owned(), device_id: id, ..Device::default() });
+                ledger.note(format!("{e}; it will be tried again"));
+                let lost = || Device { hash: staged(name), device_id: id, size: SECTOR, ..Device::default() };
                 ledger.ids.take(id);
-                self.save(Device { deleted: true, ..device })
+                self.save(Device { deleted: true, ..known.unwrap_or_else(lost) })
             }
             _ => match known {
                 Some(device) => self.forget_gone(ledger, device),
@@ -223,10 +256,9 @@ pub(super) fn with_cleanup(error: Error, cleanup: Result<()>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devmapper::kernel::Kernel;
-    use crate::devmapper::names::Names;
+    use crate::devmapper::identity::Names;
+    use crate::devmapper::kernel::{Kernel, Moment, Steps};
     use crate::devmapper::record::BASE;
-    use crate::devmapper::steps::{Moment, Steps};
     use crate::devmapper::store::Store;
     use crate::devmapper::testing::{FakePool, POOL, Scratch};
     use crate::error::Kind;
@@ -238,7 +270,15 @@ mod tests {
 
     fn open(scratch: &Scratch, pool: &FakePool, steps: Steps) -> Result<Devices> {
         let store = Store::open(fs::open_dir(&scratch.0).unwrap(), steps.clone())?;
-        Devices::load(Kernel::new(Box::new(pool.clone()), steps), store, Names::new("p-".to_owned(), POOL.to_owned()))
+        let kernel = Kernel::new(Box::new(pool.clone()), steps);
+        let (devices, contents) = Devices::read(kernel, store, Names::new("p-".to_owned(), POOL.to_owned()))?;
+        // What a start does about frozen devices.
+        for (name, info) in pool.0.lock().unwrap().active.iter_mut() {
+            info.suspended &= !name.starts_with("p-");
+        }
+        devices.recover()?;
+        assert!(devices.pending()?.is_none() && contents.damaged.is_empty());
+        Ok(devices)
     }
 
     fn layer(name: &str) -> Device {
@@ -263,15 +303,17 @@ mod tests {
         assert_eq!(recorded, fake.thins);
         assert_eq!(devices.select(|device| device.deleted), []);
         assert!(fake.active.values().all(|info| !info.suspended), "a device was left frozen");
-        assert_eq!(lock(&devices.ledger).current, fake.transaction);
+        assert_eq!(devices.ledger().current, fake.transaction);
     }
 
     /// A store with a base, of which a snapshot is taken while it is in use.
     fn prepared(scratch: &Scratch, pool: &FakePool) -> Device {
         let devices = open(scratch, pool, Steps::default()).unwrap();
-        let base = devices.add(layer(BASE), None).unwrap();
+        let base = devices.add(layer(BASE), BASE, None).unwrap();
         let info = Info { open_count: 1, suspended: false, active: true, removal_pending: false, device: 1 };
         pool.0.lock().unwrap().active.insert("p-base".to_owned(), info);
+        let table = crate::devmapper::identity::table("253:1", &base);
+        pool.0.lock().unwrap().tables.insert("p-base".to_owned(), table);
         base
     }
 
@@ -284,8 +326,8 @@ mod tests {
         for at in 0.. {
             let (scratch, pool) = (Scratch::new(name), FakePool::default());
             let base = prepared(&scratch, &pool);
-            if name.starts_with("delete") {
-                open(&scratch, &pool, Steps::default()).unwrap().add(layer("l1"), Some(&base)).unwrap();
+            if !name.starts_with("create") {
+                open(&scratch, &pool, Steps::default()).unwrap().add(layer("l1"), "l1", Some(&base)).unwrap();
             }
             let (steps, seen) = dying(usize::MAX);
             let devices = open(&scratch, &pool, steps).unwrap();
@@ -296,6 +338,7 @@ mod tests {
             let lived = operation(&devices, &base).is_ok() && seen.load(Ordering::SeqCst) <= opening + at;
             drop(devices);
             let devices = open(&scratch, &pool, Steps::default()).unwrap();
+            settle(&devices);
             check(&devices, &pool);
             if lived {
                 assert!(ended(&devices));
@@ -308,13 +351,14 @@ mod tests {
             if !ended(&devices) {
                 operation(&devices, &base).unwrap();
             }
+            assert!(ended(&devices));
             check(&devices, &pool);
         }
     }
 
     #[test]
     fn a_crash_while_creating_leaves_all_or_nothing() {
-        let create = |devices: &Devices, base: &Device| devices.add(layer("l1"), Some(base)).map(drop);
+        let create = |devices: &Devices, base: &Device| devices.add(layer("l1"), "l1", Some(base)).map(drop);
         crash_at_every_moment("create", create, |devices| devices.known("l1").is_some());
     }
 
@@ -322,6 +366,23 @@ mod tests {
     fn a_crash_while_deleting_leaves_all_or_nothing() {
         let delete = |devices: &Devices, _: &Device| devices.delete("l1").map(drop);
         crash_at_every_moment("delete", delete, |devices| devices.known("l1").is_none());
+    }
+
+    /// What the worker does: the stage is emptied.
+    fn settle(devices: &Devices) {
+        for device in devices.select(|device| device.deleted) {
+            assert_eq!(devices.delete(&device.hash).unwrap(), Deleted::Gone);
+        }
+    }
+
+    #[test]
+    fn a_crash_while_replacing_leaves_the_old_one_or_the_new_one() {
+        let replace = |devices: &Devices, base: &Device| {
+            let new = devices.add(Device { parent: "new".to_owned(), ..layer(&staged("l1")) }, "l1", Some(base))?;
+            devices.publish(new, "l1")?;
+            devices.delete(&staged("l1")).map(drop)
+        };
+        crash_at_every_moment("replace", replace, |devices| devices.known("l1").unwrap().parent == "new");
     }
 
     #[test]
@@ -337,7 +398,7 @@ mod tests {
             })));
             let devices = open(&scratch, &pool, steps).unwrap();
             count.store(0, Ordering::SeqCst);
-            let made = devices.add(layer("l1"), Some(&base));
+            let made = devices.add(layer("l1"), "l1", Some(&base));
             count.store(usize::MAX / 2, Ordering::SeqCst);
             check(&devices, &pool);
             assert_eq!(devices.known("l1").is_some(), made.is_ok());
@@ -354,7 +415,7 @@ mod tests {
         let (scratch, pool) = (Scratch::new("busy"), FakePool::default());
         let base = prepared(&scratch, &pool);
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
-        let made = devices.add(layer("l1"), Some(&base)).unwrap();
+        let made = devices.add(layer("l1"), "l1", Some(&base)).unwrap();
         pool.0.lock().unwrap().busy.insert(made.device_id.number());
         assert_eq!(devices.delete("l1").unwrap(), Deleted::Later);
         drop(devices);
@@ -372,14 +433,38 @@ mod tests {
         prepared(&scratch, &pool);
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
         let id = DeviceId::try_from(9).unwrap();
-        devices.open(&lock(&devices.ledger), "l9", id).unwrap();
+        devices.open(&devices.ledger(), "l9", id).unwrap();
         pool.0.lock().unwrap().thins.insert(9);
         pool.0.lock().unwrap().busy.insert(9);
         drop(devices);
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
-        assert!(devices.known("l9").unwrap().deleted);
+        let staged = staged("l9");
+        assert!(devices.known(&staged).unwrap().deleted && devices.known("l9").is_none());
         pool.0.lock().unwrap().busy.clear();
-        assert_eq!(devices.delete("l9").unwrap(), Deleted::Gone);
+        assert_eq!(devices.delete(&staged).unwrap(), Deleted::Gone);
+        check(&devices, &pool);
+    }
+
+    /// A copy of a file, or a pool that went back in time: what an interrupted transaction names may be another layer's by now.
+    #[test]
+    fn a_device_of_two_layers_is_not_deleted() {
+        let (scratch, pool) = (Scratch::new("twice"), FakePool::default());
+        let base = prepared(&scratch, &pool);
+        let devices = open(&scratch, &pool, Steps::default()).unwrap();
+        let made = devices.add(layer("l1"), "l1", Some(&base)).unwrap();
+        let id = made.device_id;
+        devices.open(&devices.ledger(), "l9", id).unwrap();
+        drop(devices);
+        let devices = open(&scratch, &pool, Steps::default()).unwrap();
+        assert_eq!(devices.known("l1"), Some(made.clone()));
+        check(&devices, &pool);
+
+        devices.save(Device { hash: "copy".to_owned(), ..made.clone() }).unwrap();
+        assert!(devices.is_claimed_twice(id));
+        assert_eq!(devices.delete("l1").unwrap(), Deleted::Gone);
+        assert!(devices.known("l1").is_none() && pool.0.lock().unwrap().thins.contains(&id.number()));
+        assert!(!devices.is_claimed_twice(id));
+        assert_eq!(devices.delete("copy").unwrap(), Deleted::Gone);
         check(&devices, &pool);
     }
 
@@ -389,7 +474,7 @@ mod tests {
         let base = prepared(&scratch, &pool);
         pool.0.lock().unwrap().thins.extend([2, 3]);
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
-        assert_eq!(devices.add(layer("l1"), Some(&base)).unwrap().device_id.number(), 4);
+        assert_eq!(devices.add(layer("l1"), "l1", Some(&base)).unwrap().device_id.number(), 4);
     }
 
     #[test]
@@ -398,8 +483,8 @@ mod tests {
         let base = prepared(&scratch, &pool);
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
         pool.0.lock().unwrap().transaction = 40;
-        devices.add(layer("l1"), Some(&base)).unwrap();
-        devices.add(layer("l2"), Some(&base)).unwrap();
+        devices.add(layer("l1"), "l1", Some(&base)).unwrap();
+        devices.add(layer("l2"), "l2", Some(&base)).unwrap();
         check(&devices, &pool);
         assert_eq!(pool.0.lock().unwrap().transaction, 41);
     }
@@ -433,7 +518,7 @@ mod tests {
         let devices = open(&scratch, &pool, Steps::default()).unwrap();
         assert!(devices.known(names[0]).is_none() && devices.known(names[1]).is_some());
         check(&devices, &pool);
-        assert!(!dir.join(names[0]).exists() && !dir.join("transaction-metadata").exists());
-        assert_eq!(devices.add(layer("next"), devices.known(BASE).as_ref()).unwrap().device_id.number(), 8);
+        assert!(!dir.join(names[0]).exists() && devices.pending().unwrap().is_none());
+        assert_eq!(devices.add(layer("next"), "next", devices.known(BASE).as_ref()).unwrap().device_id.number(), 8);
     }
 }

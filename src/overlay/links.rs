@@ -50,6 +50,15 @@ pub(super) fn of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
     Ok(names)
 }
 
+/// What became of links that were missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Restored {
+    /// One was made again.
+    pub(super) any: bool,
+    /// One could not be looked at: its layer is being worked on.
+    pub(super) some_left: bool,
+}
+
 impl Shared {
     /// Removes the link of a layer that is gone; where it is not known, all links to that id. One that cannot be removed leads nowhere,
     /// and is left to the next start.
@@ -67,8 +76,8 @@ impl Shared {
         }
     }
 
-    /// Makes the names in `l/` of all layers that lack theirs, but for the one that is held already; returns how many.
-    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<usize> {
+    /// Makes the names in `l/` of all layers that lack theirs, but for the one that is held already.
+    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<Restored> {
         let mut missing = Vec::new();
         each_layer(home, |id, layer| {
             let leads = |link: &LinkId| fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
@@ -77,15 +86,18 @@ impl Shared {
             }
             Ok(())
         })?;
-        let mut restored = 0;
+        let mut restored = Restored::default();
         for id in missing.iter().filter(|id| Some(*id) != held) {
             // Shared is enough against those who remove it or change its link; several who restore it make the same. A layer that is
             // held exclusively has its link, or is about to lose it.
-            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]) else { continue };
+            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]) else {
+                restored.some_left = true;
+                continue;
+            };
             let Some(layer) = Layer::find(home, id)? else { continue };
             // One damaged layer must not keep the others from being mended.
             match layer.link().and_then(|link| restore(home, &link, id)) {
-                Ok(done) => restored += usize::from(done),
+                Ok(done) => restored.any |= done,
                 Err(e) => log::warn!("the link of layer '{id}' cannot be restored: {e}"),
             }
         }

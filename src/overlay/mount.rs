@@ -108,7 +108,7 @@ impl Shared {
             return Ok(false);
         }
         let furnished = self.furnish(home, layer)?;
-        Ok(self.restore_links(home, Some(&layer.id))? > 0 || furnished)
+        Ok(self.restore_links(home, Some(&layer.id))?.any || furnished)
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
@@ -304,7 +304,7 @@ impl Stack<'_> {
         if self.words.flags.contains(Flags::MS_RDONLY) || !fs::is_read_only(mounted)? {
             return Ok(());
         }
-        Err(room::explain(Error::sys("make the layer's work directory", ENOSPC), self.layer.as_fd()))
+        Err(Error::sys("make the layer's work directory", ENOSPC))
     }
 
     /// Says which part of the layer is missing, or no directory, where the kernel only says that it cannot.

@@ -43,6 +43,15 @@ pub enum Settle {
     AtOnce,
 }
 
+/// Whether a device can be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// It can.
+    Allowed,
+    /// It cannot, by anybody.
+    Refused,
+}
+
 /// Device-mapper requests. A device that does not exist is `ENXIO`, a name that is taken `EBUSY`.
 pub trait Ioctls: Send + Sync {
     /// Version of the kernel's interface.
@@ -54,7 +63,7 @@ pub trait Ioctls: Send + Sync {
     /// Makes a device without a table.
     fn create(&self, name: &str) -> Result<()>;
     /// Loads a table of one target that starts at sector 0; [`Ioctls::resume`] puts it in force.
-    fn load(&self, name: &str, target: &Target) -> Result<()>;
+    fn load(&self, name: &str, target: &Target, writes: Writes) -> Result<()>;
     /// Writes the filesystem upon it out, freezes it, and holds back I/O.
     fn suspend(&self, name: &str) -> Result<()>;
     /// Lets I/O go on, with the table loaded last.
@@ -138,9 +147,10 @@ impl Ioctls for Kernel {
         created.map(drop).map_err(|e| failed("create", name, &e))
     }
 
-    fn load(&self, name: &str, target: &Target) -> Result<()> {
+    fn load(&self, name: &str, target: &Target, writes: Writes) -> Result<()> {
         let line = [(0, target.sectors, target.kind.clone(), target.text.clone())];
-        let loaded = with_id(name, |id| self.0.table_load(id, &line, DmOptions::default()));
+        let flags = if writes == Writes::Refused { DmFlags::DM_READONLY } else { DmFlags::empty() };
+        let loaded = with_id(name, |id| self.0.table_load(id, &line, DmOptions::default().set_flags(flags)));
         loaded.map(drop).map_err(|e| failed(&format!("load '{} {}' into", target.kind, target.text), name, &e))
     }
 

@@ -207,6 +207,41 @@ impl Drop for Cookie {
     }
 }
 
+/// How long a finished cookie may stand before it is taken for forgotten, seconds: who waits for it removes it at once.
+const FORGOTTEN: u64 = 60;
+
+/// Removes the cookies that nobody waits for and udev is done with, or whoever touched them last is no more: who made them was
+/// killed before it could remove them. Best effort.
+pub fn sweep() {
+    let Ok(table) = std::fs::read_to_string("/proc/sysvipc/sem") else { return };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    for semaphore in cookies(&table, now) {
+        let ask = |command: libc::c_int| {
+            // SAFETY: these commands take no fourth argument.
+            unsafe { libc::semctl(semaphore, 0, command) }
+        };
+        let is_done = ask(libc::GETVAL) == 0 || !std::path::Path::new(&format!("/proc/{}", ask(libc::GETPID))).exists();
+        if is_done && ask(libc::GETZCNT) + ask(libc::GETNCNT) == 0 {
+            ask(libc::IPC_RMID);
+            crate::log::info!("removed a udev cookie that was left behind, semaphore {semaphore}");
+        }
+    }
+}
+
+/// The semaphores of a table (`proc(5)`, `sysvipc/sem`) that are cookies which nobody has touched lately. A line is key, semid, perms,
+/// nsems, uid, gid, cuid, cgid, otime, ctime.
+fn cookies(table: &str, now: u64) -> Vec<i32> {
+    let old = |line: &str| {
+        let fields: Vec<i64> = line.split_whitespace().map(|field| field.parse().unwrap_or(-1)).collect();
+        let [key, id, _, 1, _, _, _, _, used, made] = fields[..] else { return None };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a key is 32 bits, printed with a sign
+        let is_cookie = (key as u32) >> UDEV_FLAGS_SHIFT == COOKIE_MAGIC;
+        let touched = u64::try_from(used.max(made)).unwrap_or(0);
+        i32::try_from(id).ok().filter(|_| is_cookie && touched + FORGOTTEN < now)
+    };
+    table.lines().filter_map(old).collect()
+}
+
 /// The system's semaphore sets: how many are in use and how many there may be.
 pub fn semaphore_sets() -> Result<(u64, u64)> {
     // SAFETY: a struct of integers, for which zero is a value.
@@ -225,6 +260,23 @@ mod tests {
     fn a_name_must_leave_room_for_its_end() {
         assert!(Request::new(&"a".repeat(127), 0, 0).is_ok());
         assert_eq!(Request::new(&"a".repeat(128), 0, 0).err().map(|e| e.errno()), Some(libc::ENAMETOOLONG));
+    }
+
+    #[test]
+    fn only_old_cookies_are_swept() {
+        let line = |key: u32, id: u32, number: u32, used: u32| format!("{key} {id} 600 {number} 0 0 0 0 {used} 1000\n");
+        let table = ["key semid perms nsems uid gid cuid cgid otime ctime\n".to_owned()]
+            .into_iter()
+            .chain([
+                line(0x0d4d_1234, 1, 1, 0),
+                line(0x0d4d_1235, 2, 1, 5000),
+                line(0x0d4d_1236, 3, 2, 0),
+                line(0x0d4e_1234, 4, 1, 0),
+                line(0x0d4d_0000, 5, 1, 1939),
+            ])
+            .collect::<String>();
+        assert_eq!(cookies(&table, 2000), [1, 5]);
+        assert_eq!(cookies(&table, 1060), [0; 0]);
     }
 
     #[test]

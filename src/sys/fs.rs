@@ -114,6 +114,16 @@ pub fn replace_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mod
     }
 }
 
+/// Writes `content` over the beginning of the existing file `name`, and forces it to disk. Takes no space that it does not have.
+pub fn overwrite_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let name = name.as_ref();
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = std::fs::File::from(named(nix::fcntl::openat(dir, name, flags, Mode::empty()), "open", name)?);
+    let written = file.write_all_at(content, 0).and_then(|()| file.sync_data());
+    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
 /// Reads the regular file `name` whole; one longer than `limit` bytes is an error.
 pub fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, limit: usize) -> Result<Vec<u8>> {
     let name = name.as_ref();
@@ -336,6 +346,14 @@ pub fn inodes_in_use(fd: impl AsFd) -> Result<u64> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
     #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
     Ok((st.files() as u64).saturating_sub(st.files_free() as u64))
+}
+
+/// Bytes that the filesystem that holds `fd` has left for everybody, and bytes it has in all (`statvfs(3)`).
+pub fn space(fd: impl AsFd) -> Result<(u64, u64)> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    let bytes = |blocks| (blocks as u64).saturating_mul(st.fragment_size() as u64);
+    Ok((bytes(st.blocks_available()), bytes(st.blocks())))
 }
 
 /// Bytes from the kernel's random pool.

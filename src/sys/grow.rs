@@ -1,4 +1,5 @@
-//! Growing a mounted filesystem to the size of its device: what `resize2fs` and `xfs_growfs` ask the kernel for.
+//! Growing a mounted filesystem to the size of its device: what `resize2fs` and `xfs_growfs` ask the kernel for. And giving back what
+//! a device occupies.
 
 use crate::error::{Error, Result};
 use nix::errno::Errno;
@@ -11,6 +12,9 @@ use std::path::Path;
 const EXT4_IOC_RESIZE_FS: u64 = 1 << 30 | 8 << 16 | (b'f' as u64) << 8 | 16;
 /// `_IOW('X', 110, struct xfs_growfs_data)`, `XFS_IOC_FSGROWFSDATA` of xfsprogs' `xfs_fs.h`.
 const XFS_IOC_FSGROWFSDATA: u64 = 1 << 30 | 16 << 16 | (b'X' as u64) << 8 | 110;
+
+/// `_IO(0x12, 119)`, `BLKDISCARD` of `linux/fs.h`: an offset and a length, bytes.
+const BLKDISCARD: u64 = 0x12 << 8 | 119;
 
 /// `struct xfs_growfs_data`.
 #[repr(C)]
@@ -37,9 +41,17 @@ pub fn xfs(mounted: impl AsFd, blocks: u64, max_inode_percent: u8) -> Result<()>
 fn request<T>(fd: impl AsFd, code: u64, argument: &T) -> Result<(), Errno> {
     #[allow(clippy::unnecessary_cast, clippy::cast_possible_truncation)]
     let code = code as libc::Ioctl;
-    // SAFETY: both requests read a struct of the size that their number carries, which is that of `T` as called above.
+    // SAFETY: the requests read a struct of the size that their number or definition says, which is that of `T` as called here.
     let rc = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), code, std::ptr::from_ref(argument)) };
     Errno::result(rc).map(drop)
+}
+
+/// Gives back what a block device occupies; reading it yields anything then.
+pub fn discard(path: &Path) -> Result<()> {
+    let range = [0_u64, size_of_device(path)?];
+    let file = File::options().write(true).open(path);
+    let file = file.map_err(|e| Error::sys(format!("open '{}'", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    request(&file, BLKDISCARD, &range).map_err(|errno| Error::sys(format!("BLKDISCARD '{}'", path.display()), errno as i32))
 }
 
 /// The size in bytes of a block device or a file.

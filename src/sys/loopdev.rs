@@ -1,14 +1,18 @@
 //! Loop devices: block devices upon files.
 
 use crate::error::{Error, Result};
+use crate::sys::fs::shown;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 // linux/loop.h
 const LOOP_SET_FD: u64 = 0x4C00;
 const LOOP_SET_STATUS64: u64 = 0x4C04;
+const LOOP_GET_STATUS64: u64 = 0x4C05;
+const LOOP_SET_CAPACITY: u64 = 0x4C07;
 const LOOP_CONFIGURE: u64 = 0x4C0A;
 const LOOP_CTL_GET_FREE: u64 = 0x4C82;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -55,16 +59,79 @@ fn open(path: &Path) -> Result<File> {
     opened.map_err(|e| Error::sys(format!("open '{}'", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))
 }
 
-/// Puts a free loop device upon `file`.
-pub fn attach(file: &Path) -> Result<Loop> {
-    let backing = open(file)?;
+/// Which file a loop device is upon: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    device: u64,
+    inode: u64,
+}
+
+impl Backing {
+    /// A file as a loop device would name it.
+    #[must_use]
+    pub fn of(file: &std::fs::Metadata) -> Backing {
+        Backing { device: file.dev(), inode: file.ino() }
+    }
+}
+
+/// The file behind the loop device of this number (`major:minor`).
+pub fn backing(device: &str) -> Result<Backing> {
+    backing_of(&node(device)?).map_err(|errno| Error::sys(format!("LOOP_GET_STATUS64 of {device}"), errno as i32))
+}
+
+fn backing_of(path: &Path) -> Result<Backing, Errno> {
+    let device = File::open(path).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    // SAFETY: integers and arrays of bytes, for which zero is a value.
+    let mut info: Status = unsafe { std::mem::zeroed() };
+    request(&device, LOOP_GET_STATUS64, std::ptr::from_mut(&mut info) as usize)?;
+    // The kernel's own 64-bit form (`huge_encode_dev`).
+    let (major, minor) = ((info.device & 0xf_ff00) >> 8, (info.device & 0xff) | ((info.device >> 12) & 0xf_ff00));
+    Ok(Backing { device: nix::sys::stat::makedev(major, minor), inode: info.inode })
+}
+
+/// The kernel's node of a device of this number (`sysfs(5)`).
+fn node(device: &str) -> Result<PathBuf> {
+    let link = Path::new("/sys/dev/block").join(device);
+    let target = std::fs::read_link(&link);
+    let target =
+        target.map_err(|e| Error::sys(format!("readlink '{}'", link.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(Path::new("/dev").join(target.file_name().unwrap_or_default()))
+}
+
+/// The loop devices that are upon a file, whoever attached them.
+pub fn users(file: &File) -> Result<Vec<String>> {
+    let failed = |e: std::io::Error| Error::sys("look for loop devices", e.raw_os_error().unwrap_or(libc::EIO));
+    let wanted = Backing::of(&file.metadata().map_err(failed)?);
+    let mut users = Vec::new();
+    for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // There only while something is attached.
+        if entry.path().join("loop").exists() {
+            let path = Path::new("/dev").join(entry.file_name());
+            if backing_of(&path) == Ok(wanted) {
+                users.push(shown(&path));
+            }
+        }
+    }
+    Ok(users)
+}
+
+/// Lets the loop device of this number take over the length that its file has now.
+pub fn refresh(device: &str) -> Result<()> {
+    let file = open(&node(device)?)?;
+    let done = request(&file, LOOP_SET_CAPACITY, 0);
+    done.map(drop).map_err(|errno| Error::sys(format!("LOOP_SET_CAPACITY of {device}"), errno as i32))
+}
+
+/// Puts a free loop device upon the open file `backing`, which it keeps open, with the locks on it. `file` is its path.
+pub fn attach(backing: &File, file: &Path) -> Result<Loop> {
     let control = open(Path::new("/dev/loop-control")).map_err(|e| e.hint("is the module loop loaded?"))?;
     // Between asking for a free number and taking it, someone else may take it.
     for _ in 0..64 {
         let number = request(&control, LOOP_CTL_GET_FREE, 0).map_err(|e| Error::sys("LOOP_CTL_GET_FREE", e as i32))?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = open(&path)?;
-        match configure(&device, &backing, file) {
+        match configure(&device, backing, file) {
             Ok(()) => return Ok(Loop { path, _open: device }),
             Err(Errno::EBUSY) => {}
             Err(errno) => {

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::sys::fs::check;
 use std::os::fd::AsFd;
 
-/// What root may still take. Where a directory belongs to a project with limits, of these.
+/// What may still be taken without what a filesystem keeps for root. Where a directory belongs to a project with limits, of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Bytes.
@@ -19,6 +19,6 @@ pub fn room(fd: impl AsFd) -> Result<Room> {
     // 32 bits on some architectures.
     #[allow(clippy::unnecessary_cast)]
     let (blocks, size, inodes, all) =
-        (st.blocks_free() as u64, st.fragment_size() as u64, st.files_free() as u64, st.files() as u64);
+        (st.blocks_available() as u64, st.fragment_size() as u64, st.files_free() as u64, st.files() as u64);
     Ok(Room { bytes: blocks.saturating_mul(size), inodes: (all > 0).then_some(inodes) })
 }

@@ -1,5 +1,6 @@
 //! Processes that are killed at a chosen moment of the driver's work.
 
+#![allow(dead_code)] // each test binary uses a part of it
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // fork has no safe form
 
 use super::ground::Ground;
@@ -26,6 +27,18 @@ pub enum From {
 
 /// Steps that only look: dying there is the same as dying at the change before them.
 const LOOKS: [&str; 5] = ["version", "names", "info", "status", "table"];
+
+/// An archive that arrives up to a point, at which the process that reads it dies.
+pub struct Deadly<'a>(pub &'a [u8]);
+
+impl std::io::Read for Deadly<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() {
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        self.0.read(buffer)
+    }
+}
 
 /// Runs `operation` in a child that kills itself at the `at`-th moment: before or after a device-mapper request that changes
 /// something, a metadata write or a program.

@@ -1,11 +1,14 @@
 //! A place for one test of the devicemapper driver: a home, a thin pool on loop files, and the proof at the end that the pool
 //! is sound and that nothing is left.
+#![allow(dead_code)] // each test binary uses a part of it
 
 use graphdriver::devmapper::{DeviceMapper, Observer};
 use graphdriver::driver::{Access, CreateOptions, Driver, MountOptions};
 use graphdriver::error::Result;
 use graphdriver::id::LayerId;
 use graphdriver::lease::Lease;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -47,6 +50,8 @@ pub fn devices() -> Vec<String> {
 pub struct Ground {
     pub dir: PathBuf,
     pub options: Vec<String>,
+    /// Whether the test has ended with [`Ground::check`].
+    checked: Cell<bool>,
 }
 
 impl Ground {
@@ -56,17 +61,26 @@ impl Ground {
     }
 
     pub fn with(options: &[&str]) -> Ground {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
         super::common::own_namespace();
         assert_eq!(devices(), [""; 0], "an earlier test left devices");
+        Ground::lay(options)
+    }
+
+    /// Another home, on the same machine.
+    pub fn beside(&self, options: &[&str]) -> Ground {
+        Ground::lay(options)
+    }
+
+    fn lay(options: &[&str]) -> Ground {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("graphdriver-dm-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let mut options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        if !options.iter().any(|option| option.starts_with("dm.thinpooldev")) {
+        if !options.iter().any(|option| option.starts_with("dm.thinpooldev") || option.starts_with("dm.loopdata=")) {
             options.push(format!("dm.loopdata={}", dir.join("pool").display()));
         }
-        Ground { dir, options }
+        Ground { dir, options, checked: Cell::new(false) }
     }
 
     pub fn home(&self) -> PathBuf {
@@ -105,23 +119,30 @@ impl Ground {
     }
 
     pub fn check(&self) {
+        self.checked.set(true);
         self.check_nothing_is_left();
-        if self.dir.join("pool").exists() {
+        if self.dir.join("pool/metadata").exists() {
             self.on_metadata("thin_check");
         }
     }
 
     /// No mount, device, loop device or node.
     pub fn check_nothing_is_left(&self) {
-        assert_eq!(super::common::mounts_below(&self.dir), [""; 0], "mounts are left");
+        self.check_nothing_is_left_but(0);
+    }
+
+    /// The same, with so many mounts that the test made itself.
+    pub fn check_nothing_is_left_but(&self, mounts: usize) {
+        assert_eq!(super::common::mounts_below(&self.dir).len(), mounts, "mounts are left");
         eventually("no device is left", || devices().is_empty());
         let pool = self.dir.join("pool");
         let ours = pool.to_str().unwrap();
         eventually("no loop device is left", || {
             !sysfs("loop", "loop/backing_file").iter().any(|file| file.starts_with(ours))
         });
-        let nodes: Vec<_> = std::fs::read_dir("/dev/mapper").unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(nodes, ["control"], "nodes are left");
+        // udev removes them in its own time.
+        let nodes = || std::fs::read_dir("/dev/mapper").unwrap().map(|entry| entry.unwrap().file_name());
+        eventually("no node is left", || nodes().eq(["control"]));
     }
 
     /// The ids of the thin devices that the pool of a closed driver holds.
@@ -145,6 +166,12 @@ impl Ground {
         String::from_utf8(found.stdout).unwrap()
     }
 
+    /// All metadata files with their content.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(self.home().join("metadata")).unwrap().map(|entry| entry.unwrap());
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+    }
+
     /// The device ids in the metadata files.
     pub fn recorded(&self) -> Vec<u64> {
         let mut ids = Vec::new();
@@ -155,7 +182,7 @@ impl Ground {
             }
             let text = std::fs::read_to_string(entry.path()).unwrap();
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            ids.push(value["device_id"].as_u64().unwrap());
+            ids.push(value["device_id"].as_u64().unwrap_or_else(|| panic!("{text}")));
         }
         ids.sort_unstable();
         ids
@@ -164,7 +191,9 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if !std::thread::panicking() {
+            assert!(self.checked.get(), "a test must end with a check of what it left");
+        } else {
             // Leave the next test a clean machine.
             for mounted in super::common::mounts_below(&self.dir) {
                 let _ = nix::mount::umount2(Path::new(&mounted), nix::mount::MntFlags::MNT_DETACH);
@@ -189,6 +218,9 @@ pub trait Short {
     fn rm(&self, name: &str) -> Result<()>;
     fn has(&self, name: &str) -> bool;
     fn line(&self, name: &str) -> String;
+    /// The name of a layer's block device.
+    fn device(&self, name: &str) -> String;
+    fn fill(&self, name: &str, archive: &[u8]) -> Result<()>;
 }
 
 impl Short for DeviceMapper {
@@ -213,6 +245,12 @@ impl Short for DeviceMapper {
     }
     fn has(&self, name: &str) -> bool {
         self.exists(&id(name)).unwrap()
+    }
+    fn device(&self, name: &str) -> String {
+        self.layer_metadata(&id(name)).unwrap()[2].1.to_str().unwrap().to_owned()
+    }
+    fn fill(&self, name: &str, mut archive: &[u8]) -> Result<()> {
+        self.apply_diff(&id(name), &mut archive, None)
     }
     fn line(&self, name: &str) -> String {
         let text = self.status().unwrap().text;

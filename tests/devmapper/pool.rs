@@ -1,5 +1,7 @@
 //! Thin pools made without the driver, as an administrator's LVM would.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use super::ground::output;
 use std::path::Path;
 
@@ -11,10 +13,15 @@ pub struct ForeignPool {
 
 impl ForeignPool {
     pub fn new(dir: &Path, name: &str) -> ForeignPool {
+        ForeignPool::with_blocks(dir, name, "512")
+    }
+
+    /// On disks with logical blocks of so many bytes.
+    pub fn with_blocks(dir: &Path, name: &str, bytes: &str) -> ForeignPool {
         let loops = [("meta", 16 << 20), ("data", 1 << 30)].map(|(part, size)| {
-            let file = dir.join(part);
+            let file = dir.join(format!("{name}-{part}"));
             std::fs::File::create(&file).unwrap().set_len(size).unwrap();
-            output("losetup", &["-f", "--show", file.to_str().unwrap()]).trim().to_owned()
+            output("losetup", &["-f", "--show", "-b", bytes, file.to_str().unwrap()]).trim().to_owned()
         });
         let table = format!("0 {} thin-pool {} {} 128 1024", (1_u64 << 30) / 512, loops[0], loops[1]);
         output("dmsetup", &["create", name, "--table", &table]);
@@ -23,6 +30,11 @@ impl ForeignPool {
 
     pub fn message(&self, text: &str) {
         output("dmsetup", &["message", &self.name, "0", text]);
+    }
+
+    /// Used data blocks, as `used/total`.
+    pub fn data(&self) -> String {
+        output("dmsetup", &["status", &self.name]).split(' ').nth(5).unwrap().to_owned()
     }
 
     pub fn transaction(&self) -> String {
