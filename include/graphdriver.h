@@ -133,8 +133,8 @@ int graphdriver_init(const char *name,
 // An id is taken as long as anybody may want what has it. Only a proven leftover of a crash, which is not mounted, is replaced,
 // with a line in the log: a layer whose first unpacking did not finish; one that was never made whole and holds nothing; a
 // read-only one without layers on top that was there before this process used the home, and that this process has never found,
-// described, mounted, filled or stacked upon. It is deleted when the new layer has taken its place, and stays if that fails.
-// What is no layer is left alone.
+// described, mounted, filled or stacked upon; with devicemapper also any that is incomplete or of which the pool has no device. It
+// is deleted when the new layer has taken its place, and stays if that fails. What is no layer is left alone.
 //
 // Thread-safe. errno: EINVAL for a bad argument or option or an id that is its own parent, ENOENT if the parent does not exist,
 // EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, E2BIG if
