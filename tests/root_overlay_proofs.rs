@@ -709,3 +709,28 @@ fn root_names_in_l_that_a_crash_left_half_made_are_swept() {
     assert_eq!(names(&links), expected);
     assert_eq!(w.shows("image"), ["f"]);
 }
+
+/// A daemon that starts on a store without names in `l/` mounts at once, while the worker makes them again: neither keeps the other
+/// from its work.
+#[test]
+fn root_names_in_l_come_back_while_layers_are_mounted() {
+    let w = World::new();
+    w.fill("base", None, one("b"));
+    w.fill("image", Some("base"), one("i"));
+    for id in ["c0", "c1", "c2"] {
+        w.subject.create_rw(id, Some("image")).unwrap();
+    }
+    for round in 0..30 {
+        w.subject.cleanup().unwrap();
+        let links = w.home().join("l");
+        let before = names(&links);
+        for name in &before {
+            fs::remove_file(links.join(name)).unwrap();
+        }
+        w.start();
+        for id in ["c0", "c1", "c2"] {
+            assert_eq!(w.shows(id), ["b", "i"], "round {round}");
+        }
+        eventually("all names are there again", || names(&links) == before);
+    }
+}

@@ -29,7 +29,7 @@ impl Shared {
         undo::all_or_nothing(|undo| {
             self.mend_link(&home, &layer, undo)?;
             self.mend_lowers(&home, &layer, parent, undo)?;
-            self.furnish(&home, &layer).map(drop)
+            self.furnish(&home, &layer)
         })
     }
 
@@ -154,13 +154,12 @@ impl Shared {
             .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
     }
 
-    /// Makes the directories that hold nothing of anybody's, where they are missing; whether one was.
-    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
+    /// Makes the directories that hold nothing of anybody's, where they are missing.
+    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
         // Asked first: what is missing tells as well.
         let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
         let is_base = tells_no_lowers
             && self.known_lowers(self.lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
-        let mut was_missing = false;
         for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
             if wanted && !layer.has_dir(name)? {
                 if fs::stat_at(layer, name).is_ok() {
@@ -172,10 +171,9 @@ impl Shared {
                 if name != EMPTY {
                     self.give_to_containers(layer.dir(), name)?;
                 }
-                was_missing = true;
             }
         }
-        Ok(was_missing)
+        Ok(())
     }
 
     /// Makes the layer one without parents.
