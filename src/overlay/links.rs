@@ -50,15 +50,6 @@ pub(super) fn of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
     Ok(names)
 }
 
-/// What became of links that were missing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Restored {
-    /// One was made again.
-    pub(super) any: bool,
-    /// One could not be looked at: its layer is being worked on.
-    pub(super) some_left: bool,
-}
-
 impl Shared {
     /// Removes the link of a layer that is gone; where it is not known, all links to that id. One that cannot be removed leads nowhere,
     /// and is left to the next start.
@@ -76,8 +67,9 @@ impl Shared {
         }
     }
 
-    /// Makes the names in `l/` of all layers that lack theirs, but for the one that is held already.
-    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<Restored> {
+    /// Makes the names in `l/` of all layers that lack theirs, also of the one that the caller holds. False if somebody else holds one of
+    /// them: it is left out.
+    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<bool> {
         let mut missing = Vec::new();
         each_layer(home, |id, layer| {
             let leads = |link: &LinkId| fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
@@ -86,22 +78,21 @@ impl Shared {
             }
             Ok(())
         })?;
-        let mut restored = Restored::default();
-        for id in missing.iter().filter(|id| Some(*id) != held) {
-            // Shared is enough against those who remove it or change its link; several who restore it make the same. A layer that is
-            // held exclusively has its link, or is about to lose it.
-            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]) else {
-                restored.some_left = true;
+        let mut all = true;
+        for id in &missing {
+            // Shared is enough against those who remove it or change its link; several who restore it make the same.
+            let shared = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]);
+            if shared.is_none() && Some(id) != held {
+                all = false;
                 continue;
-            };
+            }
             let Some(layer) = Layer::find(home, id)? else { continue };
             // One damaged layer must not keep the others from being mended.
-            match layer.link().and_then(|link| restore(home, &link, id)) {
-                Ok(done) => restored.any |= done,
-                Err(e) => log::warn!("the link of layer '{id}' cannot be restored: {e}"),
+            if let Err(e) = layer.link().and_then(|link| restore(home, &link, id)) {
+                log::warn!("the link of layer '{id}' cannot be restored: {e}");
             }
         }
-        Ok(restored)
+        Ok(all)
     }
 
     /// Removes links that a crash left while they were made: nobody makes any now who does not hold their layer.

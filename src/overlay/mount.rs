@@ -63,9 +63,12 @@ impl Shared {
                 }
                 mount(Some(Access::ReadOnly))?;
             }
-            Err(e) if self.is_mended(&dir, &layer, &e)? => {
-                log::warn!("layer '{id}' is mended, and mounted again after: {e}");
+            Err(e) if [Kind::NotFound, Kind::Corrupt].contains(&e.kind()) => {
+                // The worker may have done that just now: what is mended is not what counts.
+                self.furnish(&dir, &layer)?;
+                self.restore_links(&dir, Some(&layer.id))?;
                 mount(access)?;
+                log::warn!("layer '{id}' is mounted now; before it was mended: {e}");
             }
             outcome => outcome?,
         }
@@ -100,15 +103,6 @@ impl Shared {
         }
         lowers.0.truncate(seen);
         Ok(lowers)
-    }
-
-    /// After a mount failed: whether what it may have failed for was missing and could be made again.
-    fn is_mended(&self, home: &OwnedFd, layer: &Layer, error: &Error) -> Result<bool> {
-        if ![Kind::NotFound, Kind::Corrupt].contains(&error.kind()) {
-            return Ok(false);
-        }
-        let furnished = self.furnish(home, layer)?;
-        Ok(self.restore_links(home, Some(&layer.id))?.any || furnished)
     }
 
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.

@@ -176,8 +176,8 @@ impl Shared {
         let unfinished = self.sweep_unfinished(home, stop)?;
         let links = self.sweep_links(home)?;
         // The C module, for one, wants them.
-        let restored = self.restore_links(home, None)?;
-        Ok(unfinished && links && !restored.some_left)
+        let names = self.restore_links(home, None)?;
+        Ok(unfinished && links && names)
     }
 }
 

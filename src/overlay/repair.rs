@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::layout::{
-    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, owner_of, random_name,
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, look, owner_of, random_name,
 };
 use super::links;
 use crate::error::{Context, Error, Kind, Result};
@@ -29,7 +29,7 @@ impl Shared {
         undo::all_or_nothing(|undo| {
             self.mend_link(&home, &layer, undo)?;
             self.mend_lowers(&home, &layer, parent, undo)?;
-            self.furnish(&home, &layer).map(drop)
+            self.furnish(&home, &layer)
         })
     }
 
@@ -69,14 +69,19 @@ impl Shared {
                 return Ok(());
             }
         }
-        let lowers = match (own.as_ref().and_then(|own| self.owner(home, &own.0[0])), parent) {
-            // What the layer itself says of its parent counts, as long as there is such a layer.
-            (Some(own), Some(parent)) if own != *parent => {
-                let what = format!("layer '{}' is stacked upon '{own}', and not upon '{parent}'", layer.id);
+        let known = own.as_ref().and_then(|own| owner(home, &own.0[0]));
+        let lowers = match (known, parent) {
+            // What the layer itself says of its parent counts, also while that is missing: it may come back.
+            (Some(known), Some(parent)) if known != *parent => {
+                let what = format!("layer '{}' is stacked upon '{known}', and not upon '{parent}'", layer.id);
                 return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
             }
-            (Some(parent), _) => self.lowers_upon(home, &parent)?,
-            (None, Some(parent)) => self.lowers_upon_named(home, layer, parent)?,
+            (Some(known), None) if Layer::find(home, &known)?.is_none() => {
+                let what = format!("layer '{}' is stacked upon layer '{known}', which is missing", layer.id);
+                return Err(Error::new(Kind::Corrupt, what).hint("restore that layer"));
+            }
+            (Some(known), _) => self.lowers_upon(home, &known)?,
+            (None, Some(parent)) => self.lowers_upon_named(home, layer, parent, own.as_ref())?,
             (None, None) if own.is_some() => {
                 let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
                 return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
@@ -94,18 +99,20 @@ impl Shared {
         self.replace(layer, LOWER, &lowers.to_text(), undo)
     }
 
-    /// The layer that a link leads to, if it does.
-    fn owner(&self, home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
-        let id = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))?;
-        Layer::find(home, &id).ok().flatten().map(|layer| layer.id)
-    }
-
-    /// The lowers of a layer that has lost them, upon the parent that the caller names.
-    fn lowers_upon_named(&self, home: &OwnedFd, layer: &Layer, parent: &LayerId) -> Result<Lowers> {
+    /// The lowers upon the parent that the caller names, of a layer whose own list is lost or begins with a name that is. Whoever is
+    /// left in that list must be among them: else the caller names another layer's parent, and the list could not be had back.
+    fn lowers_upon_named(&self, home: &OwnedFd, layer: &Layer, parent: &LayerId, own: Option<&Lowers>) -> Result<Lowers> {
+        let wrong = |what: String| Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
         let lowers = self.lowers_upon(home, parent)?;
         if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
-            let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
-            return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+            return wrong(format!("'{parent}' is stacked upon layer '{}' itself", layer.id));
+        }
+        // A root that has become opaque ends the chain of those upon it.
+        let is_cut_off = lowers.0.last().is_some_and(|last| look(home, last).is_ok_and(|seen| seen.root_opaque));
+        let own = own.map_or(&[][..], |own| &own.0);
+        if let Some(left) = own.iter().find(|link| !is_cut_off && leads_to_layer(home, link) && !lowers.0.contains(link)) {
+            let name = owner(home, left).map_or_else(|| left.as_str().to_owned(), |id| id.to_string());
+            return wrong(format!("layer '{}' is stacked upon '{name}', and '{parent}' is not", layer.id));
         }
         links::restore(home, &lowers.0[0], parent)?;
         Ok(lowers)
@@ -121,12 +128,12 @@ impl Shared {
 
     /// Whether each of them can be reached, if need be by making links anew.
     fn are_reachable(&self, home: &OwnedFd, lowers: &Lowers, held: &LayerId) -> Result<bool> {
-        let reachable = |link: &LinkId| fs::stat_at_follow(home, link.path()).is_ok_and(|stat| stat.kind == FileKind::Dir);
-        if lowers.0.iter().all(reachable) {
+        let are_there = || lowers.0.iter().all(|link| leads_to_layer(home, link));
+        if are_there() {
             return Ok(true);
         }
         self.restore_links(home, Some(held))?;
-        Ok(lowers.0.iter().all(reachable))
+        Ok(are_there())
     }
 
     /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
@@ -147,13 +154,12 @@ impl Shared {
             .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
     }
 
-    /// Makes the directories that hold nothing of anybody's, where they are missing; whether one was.
-    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
+    /// Makes the directories that hold nothing of anybody's, where they are missing.
+    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
         // Asked first: what is missing tells as well.
         let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
         let is_base = tells_no_lowers
             && self.known_lowers(self.lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
-        let mut was_missing = false;
         for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
             if wanted && !layer.has_dir(name)? {
                 if fs::stat_at(layer, name).is_ok() {
@@ -165,10 +171,9 @@ impl Shared {
                 if name != EMPTY {
                     self.give_to_containers(layer.dir(), name)?;
                 }
-                was_missing = true;
             }
         }
-        Ok(was_missing)
+        Ok(())
     }
 
     /// Makes the layer one without parents.
@@ -205,6 +210,15 @@ impl Shared {
         fs::replace_at(layer, name, &staging, content, 0o644, self.options.durable)
             .context(|| format!("layer '{}'", layer.id))
     }
+}
+
+/// The layer that a link is of, there or not.
+fn owner(home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
+    fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))
+}
+
+fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> bool {
+    fs::stat_at_follow(home, link.path()).is_ok_and(|stat| stat.kind == FileKind::Dir)
 }
 
 /// What one of the layer's small files holds, good or bad; `None` if there is none.

@@ -145,28 +145,38 @@ pub fn victim() -> PathBuf {
     program
 }
 
-/// How the victim ended, of whose system calls one failed.
+/// How the victim ended, of whose system calls some failed.
 pub struct Faulted {
     pub succeeded: bool,
     /// Whether it made that many calls at all.
     pub failed_one: bool,
     pub errors: String,
+    /// The calls that were traced, with the paths of their descriptors.
+    pub calls: String,
 }
 
 /// Runs the victim and lets its `nth` call of `syscall` fail with `errno`.
 pub fn victim_with_fault(root: &Path, operations: &[&str], syscall: &str, errno: &str, nth: usize) -> Faulted {
+    victim_with_faults(root, operations, syscall, &[&format!("{syscall}:error={errno}:when={nth}")])
+}
+
+/// Runs the victim, traces these system calls of it, and does to them what strace is to inject.
+pub fn victim_with_faults(root: &Path, operations: &[&str], syscalls: &str, faults: &[&str]) -> Faulted {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("graphdriver-strace-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let log = std::env::temp_dir().join(name);
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", &format!("trace={syscall}"), "-o"]).arg(&log);
-    command.args(["-e", &format!("inject={syscall}:error={errno}:when={nth}")]);
+    command.args(["-f", "-y", "-qq", "-e", &format!("trace={syscalls}"), "-o"]).arg(&log);
+    for fault in faults {
+        command.args(["-e", &format!("inject={fault}")]);
+    }
     let output = command.arg(victim()).arg(root).args(operations).output().unwrap();
-    let trace = std::fs::read_to_string(&log).unwrap();
+    let calls = std::fs::read_to_string(&log).unwrap();
     let _ = std::fs::remove_file(&log);
     Faulted {
         succeeded: output.status.success(),
-        failed_one: trace.contains("(INJECTED)"),
+        failed_one: calls.contains("(INJECTED)"),
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        calls,
     }
 }
