@@ -140,6 +140,7 @@ fn what_is_refused_leaves_nothing_behind(kind: &Kind) {
     let ro = w.subject.create("a", None, Access::ReadOnly, &[("size", "1M")]).unwrap_err();
     assert!(ro.text.contains("only supported for ReadWrite Layers"), "{ro:?}");
     assert_eq!((repquota(&w.store.root()), names(&w.home()), names(&w.home().join("l"))), before);
+    drop(w.subject);
     let refused = World { subject: Rust::default(), store: w.store }.init(&["overlay2.size=4095"]).unwrap_err();
     assert!(refused.text.contains("Illegal storage quota size 4095, 4096 at least"), "{refused:?}");
 }
@@ -268,8 +269,10 @@ fn a_thousand_layers_have_a_thousand_ids(kind: &Kind) {
     assert_eq!(limited(&w.store.root()).len(), layers);
     // Not only the daemon forgets: the kernel, too.
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    drop(w.subject);
     let again = World { subject: Rust::default(), store: w.store };
     timed("start, nothing cached", &mut || again.init(&["overlay2.size=1M"]).unwrap());
+    drop(again.subject);
     let w = World { subject: Rust::default(), store: again.store };
     timed("start", &mut || w.init(&["overlay2.size=1M"]).unwrap());
     timed("quota's part of it", &mut || {

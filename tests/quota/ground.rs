@@ -61,7 +61,9 @@ impl World {
 
     /// What a crash of the daemon and its restart amount to.
     pub fn restarted(self, options: &[&str]) -> World {
-        let world = World { subject: Rust::default(), store: self.store };
+        let World { subject, store } = self;
+        drop(subject); // one driver at a time
+        let world = World { subject: Rust::default(), store };
         world.init(options).unwrap();
         world
     }
