@@ -4,10 +4,11 @@
 //! read-write layer belongs to a container. Every layer but the first has a *parent*; mounting it shows its own content
 //! stacked upon that of its ancestors.
 
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::id::LayerId;
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 /// Who may write into a layer.
@@ -61,6 +62,42 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// How an exported archive is compressed; the numbers are levels as the programs of these names have them, 0 for the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// RFC 1952; 1 to 9.
+    Gzip(u32),
+    /// RFC 8878; 1 to 22.
+    Zstd(u32),
+}
+
+/// What an export wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Of the uncompressed archive: the layer's diff id.
+    pub diff_id: Digest,
+    /// Of the bytes that were written.
+    pub digest: Digest,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Entries of the archive.
+    pub entries: u64,
+}
+
+/// What became of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The ancestor has nothing there.
+    Added,
+    /// Content, owner, mode, times or attributes differ; for a directory also: something below it changed.
+    Modified,
+    /// It is gone, with all that was below it.
+    Deleted,
+}
+
 /// A graph driver. All operations may be called from any thread at any time; operations on different layers do not wait for
 /// each other longer than the kernel makes them.
 pub trait Driver: Send + Sync {
@@ -101,6 +138,27 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// The archive is malformed, exceeds a limit, or could not be written whole; the layer is then empty or marked unusable.
     fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()>;
+
+    /// Writes what the layer changes against its parent, or against the ancestor `base`, as a layer archive (see
+    /// [`crate::export`]). `to` is written to on the calling thread. The same layer becomes the same archive.
+    ///
+    /// # Errors
+    /// There is no such layer or ancestor, a file changed while it was read ([`crate::error::Kind::Busy`]), `to` fails.
+    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported>;
+
+    /// Calls `each`, on the calling thread, for every path that the layer changes against its parent or the ancestor `base`: the
+    /// path within the layer, without a slash in front, empty for the root; a directory before what is in it.
+    ///
+    /// # Errors
+    /// As for [`Driver::diff`]; that of `each`, which ends it.
+    fn changes(&self, id: &LayerId, base: Option<&LayerId>, each: &mut dyn FnMut(&[u8], Change) -> Result<()>)
+    -> Result<()>;
+
+    /// The sum of the sizes, in bytes, of all that the layer adds or modifies and that is not a directory, each inode once.
+    ///
+    /// # Errors
+    /// As for [`Driver::diff`].
+    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64>;
 
     /// Where the layer's parts are.
     ///

@@ -29,6 +29,7 @@ pub mod errno {
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const ECANCELED: i32 = 125;
 }
 
 /// What sort of failure it is; decides the errno where no system call gave one.

@@ -6,7 +6,7 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!      archive  quota  tree  mounts  backing  options  locks  id
+//!      archive  export  quota  tree  mounts  backing  options  locks  id  digest
 //!                                                   │
 //!                                                  sys
 //!               error, log: used by all, use nothing
@@ -16,8 +16,10 @@ pub mod archive;
 mod backing;
 pub mod capi;
 pub mod devmapper;
+pub mod digest;
 pub mod driver;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod id;
 pub mod locks;

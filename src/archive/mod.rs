@@ -18,7 +18,7 @@ pub mod pax;
 mod place;
 pub mod plan;
 mod purge;
-mod ring;
+pub(crate) mod ring;
 mod walk;
 
 pub(crate) use describe::remove_xattrs;

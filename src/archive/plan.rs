@@ -77,13 +77,13 @@ pub enum Operation<'e> {
 }
 
 /// What names a whiteout (OCI image specification, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// What names the files that AUFS keeps for itself.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// Where AUFS keeps the files that have several names: each name in the layer is a hard link to one in here.
 pub(super) const LINKS: &[u8] = b".wh..wh.plnk";
 /// What hides all of a directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// File types of `mknod(2)` (`asm-generic/stat.h`).
 const CHAR: u32 = 0o020_000;
@@ -191,6 +191,12 @@ impl IdShift {
         shifted("gid", id, self.gid, self.size)
     }
 
+    /// The id in an archive of what has this one in the layer; `None` for one outside the range.
+    pub(crate) fn back(&self, group: bool, id: u32) -> Option<u32> {
+        let base = if group { self.gid } else { self.uid };
+        id.checked_sub(base).filter(|id| *id < self.size)
+    }
+
     /// The owner that a file of `owner` gets.
     pub(super) fn apply(&self, owner: Owner) -> Result<Owner> {
         Ok(Owner { uid: self.user(owner.uid)?, gid: self.group(owner.gid)? })
@@ -233,7 +239,7 @@ fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
 
 /// Whether an attribute is an archive's business. Only those are that mean the same on every host: not SELinux labels, not
 /// `trusted.*`, and none that would forge overlay's own bookkeeping.
-pub(super) fn is_of_archives(key: &[u8]) -> bool {
+pub(crate) fn is_of_archives(key: &[u8]) -> bool {
     let user = key.strip_prefix(b"user.").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(b"overlay."));
     user || [CAPABILITY, acl::ACCESS, acl::DEFAULT].contains(&key)
 }
@@ -250,7 +256,7 @@ fn xattr(key: &[u8], value: &[u8], shift: Option<&IdShift>) -> Result<Option<(Ve
 }
 
 /// File capabilities.
-pub(super) const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// File capabilities for a user namespace: of revision 3, which name the namespace's root (`linux/capability.h`).
 fn capability(value: &[u8], shift: &IdShift) -> Result<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes of one buffer.
-pub(super) const BUFFER: usize = 256 << 10;
+pub(crate) const BUFFER: usize = 256 << 10;
 /// Buffers of the ring.
 const BUFFERS: usize = 8;
 
@@ -15,13 +15,13 @@ struct Filled {
 }
 
 /// The end that is filled.
-pub(super) struct Filler {
+pub(crate) struct Filler {
     full: SyncSender<Option<Filled>>,
     free: Receiver<Vec<u8>>,
 }
 
 /// The end that is emptied. Dropping it makes the filling end stop.
-pub(super) struct Drainer {
+pub(crate) struct Drainer {
     full: Receiver<Option<Filled>>,
     free: SyncSender<Vec<u8>>,
     current: Filled,
@@ -30,7 +30,7 @@ pub(super) struct Drainer {
 }
 
 /// Makes a ring.
-pub(super) fn ring() -> (Filler, Drainer) {
+pub(crate) fn ring() -> (Filler, Drainer) {
     let (full, filled) = sync_channel(BUFFERS);
     let (free, freed) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
@@ -53,7 +53,7 @@ impl Sink for Filler {
 
 impl Filler {
     /// Says that the stream ends well here. Without it the other end takes the stream for broken off.
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         let _ = self.full.send(None);
     }
 }

@@ -25,7 +25,8 @@ pub fn enter(root: BorrowedFd<'_>, permitted: Set, held_back: Set) -> Result<()>
     caps::reduce(permitted, permitted.without(held_back))
 }
 
-fn block_signals() -> Result<()> {
+/// Blocks all signals of the calling thread: a handler of the host program is not to run on it.
+pub fn block_signals() -> Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises the set it is given; pthread_sigmask only reads it, and a null third argument is allowed.
     let rc = unsafe {
