@@ -180,7 +180,7 @@ bool graphdriver_layer_exists(const char *id);
 //
 // Nothing outside the layer is touched, whatever the archive holds. Thread-safe. errno: EINVAL for a bad argument, EBADMSG for
 // a bad archive, E2BIG where it exceeds a limit, ENOENT if there is no such layer, ENOSPC or EDQUOT if it does not fit,
-// ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
+// ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
 int graphdriver_apply_diff(const char *id,
                            const struct io_read_wrapper *content,
                            int64_t *layer_size);
@@ -210,7 +210,7 @@ struct graphdriver_status *graphdriver_get_status(void);
 //
 // @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
 //
-// Thread-safe; waits for calls under way. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
+// Thread-safe; waits for calls under way, which graphdriver_cancel(NULL) makes shorter. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
 // if layers are still mounted below home, another thread is initialising or cleaning up, or in a callback of this library;
 // ENOTCONN before graphdriver_init.
 int graphdriver_cleanup(void);
@@ -238,6 +238,16 @@ int graphdriver_unpack_layer(const char *id,
                              void *context,
                              io_read_func_t read,
                              int64_t *layer_size);
+
+// Ends unpacks before their time: graphdriver_apply_diff and graphdriver_unpack_layer into this layer return -1 with ECANCELED
+// soon; while their read function blocks, as soon as that returns, whatever it returns.
+//
+// @param id  the layer; NULL for all layers, as before a graphdriver_cleanup that is not to wait for them
+// @return how many unpacks were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
+//
+// Does not wait for them; one that was nearly done may still succeed. May be called in any callback and from any thread.
+// errno: EINVAL for a bad id.
+int graphdriver_cancel(const char *id);
 
 // Mends a layer whose link to its parents is damaged. A layer that is whole, or does not exist, is left alone.
 //

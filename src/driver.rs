@@ -1,15 +1,19 @@
 //! What a graph driver is: the trait and its vocabulary.
 //!
-//! A *layer* is a directory tree. A read-only layer holds one layer of an image, filled once by [`Driver::apply_diff`]; a
+//! A *layer* is a directory tree. A read-only layer holds one layer of an image, filled once by [`Driver::unpack`]; a
 //! read-write layer belongs to a container. Every layer but the first has a *parent*; mounting it shows its own content
 //! stacked upon that of its ancestors.
 
+use crate::archive::Limits;
+use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::id::LayerId;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+
+pub use crate::tree::Usage;
 
 /// Who may write into a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +57,23 @@ pub struct Status {
     pub text: String,
 }
 
-/// What a layer occupies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of disk space allocated.
-    pub bytes: u64,
-    /// Inodes in use.
-    pub inodes: u64,
+/// What is to be unpacked into a layer, and how.
+pub struct Unpack<'a> {
+    /// Where the archive is read from, on the calling thread.
+    pub content: &'a mut dyn Read,
+    /// Receives, if wanted, the size of the layer: the sum of the sizes, in bytes, of all that is not a directory, each inode once.
+    pub size: Option<&'a mut u64>,
+    /// Bounds on what the archive may ask for.
+    pub limits: Limits,
+    /// Ends the unpack early.
+    pub cancel: Cancel,
+}
+
+impl<'a> Unpack<'a> {
+    /// Everything that `content` yields, within the default limits.
+    pub fn of(content: &'a mut dyn Read) -> Unpack<'a> {
+        Unpack { content, size: None, limits: Limits::default(), cancel: Cancel::default() }
+    }
 }
 
 /// How an exported archive is compressed; the numbers are levels as the programs of these names have them, 0 for the default.
@@ -132,12 +146,20 @@ pub trait Driver: Send + Sync {
     /// It could not be found out.
     fn exists(&self, id: &LayerId) -> Result<bool>;
 
-    /// Unpacks a layer archive (see [`crate::archive`]) into the layer. `content` is read on the calling thread. `size`, if wanted,
-    /// receives the size of the layer: the sum of the sizes, in bytes, of all that is not a directory, each inode once.
+    /// Unpacks a layer archive (see [`crate::archive`]) into the layer.
     ///
     /// # Errors
-    /// The archive is malformed, exceeds a limit, or could not be written whole; the layer is then empty or marked unusable.
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()>;
+    /// The archive is malformed, exceeds a limit, or could not be written whole, or the unpack was cancelled; the layer is then
+    /// empty or marked unusable.
+    fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()>;
+
+    /// [`Driver::unpack`] of what most callers ask for.
+    ///
+    /// # Errors
+    /// As there.
+    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
+        self.unpack(id, Unpack { size, ..Unpack::of(content) })
+    }
 
     /// Writes what the layer changes against its parent, or against the ancestor `base`, as a layer archive (see
     /// [`crate::export`]). `to` is written to on the calling thread. The same layer becomes the same archive.

@@ -66,6 +66,9 @@ pub enum Kind {
     /// A documented bound was exceeded.
     #[error("limit exceeded")]
     Limit,
+    /// The caller asked for an end before its time.
+    #[error("cancelled")]
+    Cancelled,
     /// A system call failed; the errno says why.
     #[error("system call failed")]
     System,
@@ -89,6 +92,7 @@ impl Kind {
             Kind::Corrupt => 117,               // EUCLEAN
             Kind::Archive => 74,                // EBADMSG
             Kind::Limit => 7,                   // E2BIG
+            Kind::Cancelled => 125,             // ECANCELED
             Kind::System | Kind::Internal => 5, // EIO
         }
     }

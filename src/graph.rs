@@ -1,7 +1,9 @@
 //! Choosing a driver and using it: what the C interface is built upon, and what a Rust program would use.
 
-use crate::driver::Driver;
+use crate::cancel::Cancel;
+use crate::driver::{Driver, Unpack};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
 use crate::log;
 use crate::{devmapper, overlay};
 use std::cell::Cell;
@@ -39,6 +41,7 @@ pub fn open(name: &str, storage_root: &Path, options: &[&str]) -> Result<Box<dyn
 pub struct Graph {
     state: Mutex<State>,
     idle: Condvar,
+    unpacks: Mutex<Vec<(LayerId, Cancel)>>,
 }
 
 #[derive(Default)]
@@ -88,7 +91,11 @@ impl Graph {
     /// A place without a driver.
     #[must_use]
     pub const fn new() -> Graph {
-        Graph { state: Mutex::new(State { selected: None, users: 0, changing: false }), idle: Condvar::new() }
+        Graph {
+            state: Mutex::new(State { selected: None, users: 0, changing: false }),
+            idle: Condvar::new(),
+            unpacks: Mutex::new(Vec::new()),
+        }
     }
 
     /// Initialises a driver ([`open`]) in place of the present one, which is kept if that fails. If the two have different homes,
@@ -164,6 +171,29 @@ impl Graph {
         operation(&*driver)
     }
 
+    /// Unpacks an archive into a layer ([`Driver::unpack`]), where [`Graph::cancel`] can reach it.
+    ///
+    /// # Errors
+    /// There is no driver, or the operation's own.
+    pub fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        let cancel = request.cancel.clone();
+        self.unpacks().push((id.clone(), cancel.clone()));
+        let _listed = Listed(self, cancel);
+        self.with(|driver| driver.unpack(id, request))
+    }
+
+    /// Tells unpacks to end early with [`Kind::Cancelled`]: those into this layer, or all. Waits for nothing, and returns how many
+    /// there are.
+    pub fn cancel(&self, id: Option<&LayerId>) -> usize {
+        let unpacks = self.unpacks();
+        let meant = unpacks.iter().filter(|(layer, _)| id.is_none_or(|id| id == layer));
+        meant.map(|(_, cancel)| cancel.request()).count()
+    }
+
+    fn unpacks(&self) -> MutexGuard<'_, Vec<(LayerId, Cancel)>> {
+        self.unpacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps new operations out and waits for those under way.
     fn change(&self) -> Result<Change<'_>> {
         if DEPTH.get() > 0 {
@@ -205,6 +235,15 @@ impl Drop for User<'_> {
         if state.changing {
             self.0.idle.notify_all();
         }
+    }
+}
+
+/// An unpack that can be cancelled; its entry goes also when it panics.
+struct Listed<'a>(&'a Graph, Cancel);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.unpacks().retain(|(_, cancel)| *cancel != self.1);
     }
 }
 

@@ -9,11 +9,12 @@
 //!      archive  export  quota  tree  mounts  backing  options  locks  id  digest
 //!                                                   │
 //!                                                  sys
-//!               error, log: used by all, use nothing
+//!               error, log, cancel: used by all, use nothing
 //! ```
 
 pub mod archive;
 mod backing;
+pub mod cancel;
 pub mod capi;
 pub mod devmapper;
 pub mod digest;

@@ -5,7 +5,6 @@
 //! follows a symlink and never enters a mount. Memory is taken for the names of sub-directories that are still to be visited on
 //! the way down, and by measuring for each inode with several names.
 
-use crate::driver::Usage;
 use crate::error::errno::{EPERM, EXDEV};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat};
@@ -13,6 +12,15 @@ use crate::sys::{dirents, inode_flags, subdir};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What a tree occupies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of disk space allocated.
+    pub bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
 
 /// Directories kept open on the way down.
 const OPEN: usize = 32;

@@ -9,22 +9,23 @@ const MAX_LINES: usize = 700;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("log", &[]),
+    ("cancel", &[]),
     ("sys", &[]),
     ("id", &[]),
     ("options", &[]),
-    // The vocabulary of drivers names ids, and nothing below.
-    ("driver", &["id", "digest"]),
+    // The vocabulary of drivers: of what is below only types, as parts of its own.
+    ("driver", &["id", "archive", "tree", "cancel", "digest"]),
     ("digest", &[]),
     ("backing", &[]),
     ("locks", &[]),
-    ("tree", &["sys", "driver"]),
+    ("tree", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree", "digest"]),
+    ("archive", &["sys", "tree", "cancel", "digest"]),
     ("export", &["sys", "archive", "driver", "digest"]),
     ("overlay", &["archive", "export", "backing", "locks", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
     ("devmapper", &["archive", "export", "backing", "locks", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("graph", &["overlay", "devmapper", "driver"]),
+    ("graph", &["overlay", "devmapper", "driver", "id", "cancel"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
 

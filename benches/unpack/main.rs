@@ -10,6 +10,7 @@
 mod layers;
 
 use graphdriver::archive::{self, Limits, Options, Whiteouts};
+use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
 use std::os::fd::AsFd;
@@ -123,7 +124,8 @@ fn choice(variable: &str, all: &[&str]) -> Vec<String> {
 }
 
 fn unpack_one(archive: &str, target: &str, sync: bool) {
-    let options = Options { whiteouts: Whiteouts::Overlay, shift: None, limits: Limits::default(), sync };
+    let options =
+        Options { whiteouts: Whiteouts::Overlay, shift: None, limits: Limits::default(), sync, cancel: Cancel::default() };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
     archive::unpack(&mut content, target.as_fd(), &options).unwrap();
 }

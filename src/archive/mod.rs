@@ -25,6 +25,7 @@ pub(crate) use describe::remove_xattrs;
 pub use limits::Limits;
 pub use plan::IdShift;
 
+use crate::cancel::{Cancel, Until};
 use crate::error::errno::EAGAIN;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
@@ -58,6 +59,8 @@ pub struct Options {
     pub limits: Limits,
     /// Return only when everything is on disk.
     pub sync: bool,
+    /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
+    pub cancel: Cancel,
 }
 
 /// What was unpacked.
@@ -78,6 +81,7 @@ pub struct Outcome {
 /// target then holds part of the layer.
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
     let (mut filler, drainer) = ring::ring();
+    let drainer = Until::new(drainer, &options.cancel);
     let losses = Losses::default();
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
@@ -85,7 +89,7 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
             confined(target, options)?;
             place_all(Reader::new(drainer, &options.limits), target, options, losses)
         })?;
-        let fed = decode::run(content, &mut filler, &options.limits);
+        let fed = decode::run(&mut Until::new(content, &options.cancel), &mut filler, &options.limits);
         if let Ok(true) = fed {
             filler.end();
         } else {
@@ -100,7 +104,8 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
         }
     });
     losses.log();
-    let outcome = outcome?;
+    // Whatever stopped it first, if only a source that its owner closed: this is why.
+    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
     if options.sync {
         fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
     }

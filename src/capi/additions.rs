@@ -49,6 +49,23 @@ pub unsafe extern "C" fn graphdriver_unpack_layer(
     guard("graphdriver_unpack_layer", -1, || unsafe { document::unpack(id, Content::new(context, read)?, layer_size) })
 }
 
+/// Ends unpacks before their time: graphdriver_apply_diff and graphdriver_unpack_layer into this layer return -1 with ECANCELED
+/// soon; while their read function blocks, as soon as that returns, whatever it returns.
+///
+/// @param id  the layer; NULL for all layers, as before a graphdriver_cleanup that is not to wait for them
+/// @return how many unpacks were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
+///
+/// Does not wait for them; one that was nearly done may still succeed. May be called in any callback and from any thread.
+/// errno: EINVAL for a bad id.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_cancel(id: *const c_char) -> c_int {
+    guard("graphdriver_cancel", -1, || {
+        // SAFETY: the caller's promise.
+        let id = if id.is_null() { None } else { Some(unsafe { input::layer_id(id) }?) };
+        Ok(c_int::try_from(GRAPH.cancel(id.as_ref())).unwrap_or(c_int::MAX))
+    })
+}
+
 /// Mends a layer whose link to its parents is damaged. A layer that is whole, or does not exist, is left alone.
 ///
 /// @param id      the layer, not NULL

@@ -3,7 +3,7 @@
 use super::input::{self, Content};
 use super::types::{driver_create_opts, driver_mount_opts, graphdriver_status, io_read_wrapper, json_map_string_string};
 use super::{GRAPH, guard, output};
-use crate::driver::Access;
+use crate::driver::{Access, Unpack};
 use crate::error::Result;
 use std::ffi::{c_char, c_int};
 use std::path::Path;
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn graphdriver_layer_exists(id: *const c_char) -> bool {
 ///
 /// Nothing outside the layer is touched, whatever the archive holds. Thread-safe. errno: EINVAL for a bad argument, EBADMSG for
 /// a bad archive, E2BIG where it exceeds a limit, ENOENT if there is no such layer, ENOSPC or EDQUOT if it does not fit,
-/// ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
+/// ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_apply_diff(
     id: *const c_char,
@@ -193,15 +193,14 @@ pub unsafe extern "C" fn graphdriver_apply_diff(
 pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size: *mut i64) -> Result<c_int> {
     // SAFETY: the caller's promise.
     let id = unsafe { input::layer_id(id) }?;
-    GRAPH.with(|driver| {
-        let mut size = 0;
-        driver.apply_diff(&id, &mut content, (!layer_size.is_null()).then_some(&mut size))?;
-        if !layer_size.is_null() {
-            // SAFETY: the caller's promise. What it points to may be uninitialised.
-            unsafe { layer_size.write(i64::try_from(size).unwrap_or(i64::MAX)) };
-        }
-        Ok(0)
-    })
+    let mut size = 0;
+    let wanted = (!layer_size.is_null()).then_some(&mut size);
+    GRAPH.unpack(&id, Unpack { size: wanted, ..Unpack::of(&mut content) })?;
+    if !layer_size.is_null() {
+        // SAFETY: the caller's promise. What it points to may be uninitialised.
+        unsafe { layer_size.write(i64::try_from(size).unwrap_or(i64::MAX)) };
+    }
+    Ok(0)
 }
 
 /// Tells where the parts of a layer are.
@@ -242,7 +241,7 @@ pub extern "C" fn graphdriver_get_status() -> *mut graphdriver_status {
 ///
 /// @return 0, or -1 with errno and graphdriver_last_error() set; the driver stays usable then.
 ///
-/// Thread-safe; waits for calls under way. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
+/// Thread-safe; waits for calls under way, which graphdriver_cancel(NULL) makes shorter. Calls made afterwards fail with ENOTCONN until the next graphdriver_init. errno: EBUSY
 /// if layers are still mounted below home, another thread is initialising or cleaning up, or in a callback of this library;
 /// ENOTCONN before graphdriver_init.
 #[unsafe(no_mangle)]

@@ -27,14 +27,13 @@ mod testing;
 mod transaction;
 mod worker;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
+use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Locks;
 use devices::Devices;
 use filesystem::Filesystem;
 use record::Device;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,8 +144,8 @@ impl Driver for DeviceMapper {
         Ok(found.is_some_and(|device| !device.deleted && !device.incomplete))
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        self.shared.apply(id, content, size).context(|| format!("unpack into layer '{id}'"))
+    fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        self.shared.apply(id, request).context(|| format!("unpack into layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -6,8 +6,8 @@ use super::filesystem::{Filesystem, Superblock};
 use super::record::Device;
 use super::store::make_dir;
 use super::transaction::with_cleanup;
-use crate::archive::{self, Limits, Options, Whiteouts};
-use crate::driver::MountOptions;
+use crate::archive::{self, Options, Whiteouts};
+use crate::driver::{MountOptions, Unpack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts::{self, Words};
@@ -15,7 +15,6 @@ use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -149,24 +148,25 @@ impl Shared {
     }
 
     /// Unpacks an archive. The layer is marked meanwhile, and stays so if that fails: a snapshot cannot be emptied again.
-    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
+    pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
         let _held = self.locks.hold(&[id.as_str()])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
-        self.with_root(&device, id, |root| unpack(content, &root, size))
+        self.with_root(&device, id, |root| unpack(request, &root))
             .map_err(|e| self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew"))?;
         self.devices.save(device)
     }
 }
 
 /// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
-fn unpack(content: &mut dyn Read, root: &OwnedFd, size: Option<&mut u64>) -> Result<()> {
+fn unpack(request: Unpack<'_>, root: &OwnedFd) -> Result<()> {
     // Its own change of attributes tells the time as this filesystem's clock has it.
     fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
     let start = fs::stat_fd(root)?.changed;
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits: Limits::default(), sync: true };
-    archive::unpack(content, root.as_fd(), &options)?;
-    if let Some(size) = size {
+    let (limits, cancel) = (request.limits, request.cancel);
+    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, cancel };
+    archive::unpack(request.content, root.as_fd(), &options)?;
+    if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
     }
     Ok(())

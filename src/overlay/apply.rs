@@ -2,18 +2,18 @@
 
 use super::Overlay;
 use super::layout::{DIFF_MODE, Layer};
-use crate::archive::{self, Limits, Options, Whiteouts};
+use crate::archive::{self, Options, Whiteouts};
+use crate::driver::Unpack;
 use crate::error::{Error, Result};
 use crate::id::LayerId;
 use crate::sys::{fs, place};
 use crate::tree;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 impl Overlay {
     /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
     /// is refused until it is made anew. A failure in an empty layer leaves it empty.
-    pub(super) fn apply(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
+    pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
         let _held = self.locks.hold(&[id.as_str()])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
@@ -24,15 +24,16 @@ impl Overlay {
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
-            limits: Limits::default(),
+            limits: request.limits,
             sync: self.options.durable,
+            cancel: request.cancel,
         };
-        let unpacked = archive::unpack(content, diff.as_fd(), &options).and_then(|outcome| {
+        let unpacked = archive::unpack(request.content, diff.as_fd(), &options).and_then(|outcome| {
             if outcome.root_opaque {
                 layer.set_root_opaque()?;
                 self.make_base(&layer)?;
             }
-            if let Some(size) = size {
+            if let Some(size) = request.size {
                 *size = tree::size(diff.as_fd())?;
             }
             self.finish(&layer)

@@ -15,7 +15,7 @@ mod remove;
 mod repair;
 mod report;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Usage};
+use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::locks::Locks;
@@ -23,7 +23,6 @@ use crate::quota::Control;
 use layout::Home;
 use options::Options;
 use probe::Stacking;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// An initialised overlay driver. Nothing is kept in memory that is not also on disk.
@@ -81,8 +80,8 @@ impl Driver for Overlay {
         self.layer_exists(id).context(|| format!("look for layer '{id}'"))
     }
 
-    fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
-        self.apply(id, content, size).context(|| format!("unpack into layer '{id}'"))
+    fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        self.apply(id, request).context(|| format!("unpack into layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use graphdriver::archive::{self, Limits, Options, Outcome, Whiteouts};
+use graphdriver::cancel::Cancel;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -193,7 +194,7 @@ pub fn tar(items: &[Item]) -> Vec<u8> {
 }
 
 pub fn options(whiteouts: Whiteouts) -> Options {
-    Options { whiteouts, shift: None, limits: Limits::default(), sync: false }
+    Options { whiteouts, shift: None, limits: Limits::default(), sync: false, cancel: Cancel::default() }
 }
 
 /// Unpacks bytes into a directory.
