@@ -206,6 +206,13 @@ pub trait Driver: Send + Sync {
     /// The backing store does not answer.
     fn status(&self) -> Result<Status>;
 
+    /// Stops what the driver does in the background: another one is about to be opened on its home, and may fail. No operation is
+    /// under way, and none comes until [`Driver::resume`].
+    fn pause(&self);
+
+    /// Takes up again what was stopped by [`Driver::pause`]: there is no other one.
+    fn resume(&self);
+
     /// Releases what the driver holds. Layers that are mounted stay mounted.
     ///
     /// # Errors

@@ -4,33 +4,31 @@ use crate::cancel::Cancel;
 use crate::driver::{Driver, Unpack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::lease::Lease;
 use crate::log;
 use crate::{devmapper, overlay};
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Makes a driver ready on a home directory. `name` is the name it was asked for by.
-type Open = fn(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>>;
+type Open = fn(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>>;
 
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.
 const DRIVERS: [(&str, Open); 3] = [
     ("overlay2", overlay::open),
     ("overlay", overlay::open),
-    ("devicemapper", |_, home, options| devmapper::open(home, options)),
+    ("devicemapper", |_, home, options, lease| devmapper::open(home, options, lease)),
 ];
 
-/// Initialises the driver `name` with its home at `<storage_root>/<name>`.
-///
-/// # Errors
-/// There is no such driver, an option is bad, or the host cannot run it.
-pub fn open(name: &str, storage_root: &Path, options: &[&str]) -> Result<Box<dyn Driver>> {
-    let Some((_, open)) = DRIVERS.iter().find(|(known, _)| *known == name) else {
+/// How to open the driver `name`.
+fn opener(name: &str) -> Result<Open> {
+    let found = DRIVERS.iter().find(|(known, _)| *known == name).map(|(_, open)| *open);
+    found.ok_or_else(|| {
         let known = DRIVERS.map(|(known, _)| known).join(", ");
         let what = format!("there is no driver '{}'", name.escape_debug());
-        return Err(Error::new(Kind::Invalid, what).hint(format!("there are {known}")));
-    };
-    open(name, &storage_root.join(name), options).context(|| format!("initialise driver '{name}'"))
+        Error::new(Kind::Invalid, what).hint(format!("there are {known}"))
+    })
 }
 
 /// A place for one driver, which comes and goes while threads use it.
@@ -51,35 +49,11 @@ struct State {
     changing: bool,
 }
 
-/// The driver in use, and how it was asked for.
+/// The driver in use, and its right to its home.
+#[derive(Clone)]
 struct Selected {
     driver: Arc<dyn Driver>,
-    request: Request,
-}
-
-/// The arguments of [`open`].
-#[derive(Clone)]
-struct Request {
-    name: String,
-    storage_root: PathBuf,
-    options: Vec<String>,
-}
-
-impl Request {
-    fn open(self) -> Result<Selected> {
-        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        let driver = open(&self.name, &self.storage_root, &options)?;
-        Ok(Selected { driver: driver.into(), request: self })
-    }
-
-    /// Whether both have the same home directory, by whatever path.
-    fn shares_home(&self, other: &Request) -> bool {
-        let home = |request: &Request| {
-            let path = request.storage_root.join(&request.name);
-            path.canonicalize().unwrap_or(path)
-        };
-        home(self) == home(other)
-    }
+    lease: Arc<Lease>,
 }
 
 thread_local! {
@@ -98,44 +72,23 @@ impl Graph {
         }
     }
 
-    /// Initialises a driver ([`open`]) in place of the present one, which is kept if that fails. If the two have different homes,
-    /// the present one is cleaned up as far as its layers that are still in use allow.
+    /// Initialises the driver `name` with its home at `<storage_root>/<name>`, in place of the present one, which goes on if that
+    /// fails. If the two have different homes, the present one is cleaned up as far as its layers that are still in use allow.
     ///
     /// # Errors
-    /// As for [`open`]; [`Kind::Busy`] from a callback of an operation, or while another thread does the same.
+    /// There is no such driver, an option is bad, or the host cannot run it. [`Kind::Busy`] if another process uses the home, from a
+    /// callback, or while another thread does the same.
     pub fn init(&self, name: &str, storage_root: &Path, options: &[&str]) -> Result<()> {
-        let request = Request {
-            name: name.to_owned(),
-            storage_root: storage_root.to_owned(),
-            options: options.iter().map(|&option| option.to_owned()).collect(),
-        };
         let change = self.change()?;
-        let old = change.graph.lock().selected.take();
-        let (selected, outcome) = match old {
-            // A store has one driver at a time: the old one goes first, and comes back if there is no new one.
-            Some(old) if old.request.shares_home(&request) => {
-                let before = old.request;
-                drop(old.driver);
-                match request.open() {
-                    Ok(new) => (Some(new), Ok(())),
-                    Err(e) => match before.open() {
-                        Ok(old) => (Some(old), Err(e)),
-                        Err(other) => (None, Err(e.and_also(other))),
-                    },
-                }
-            }
-            old => match request.open() {
-                Ok(new) => {
-                    if let Some(Err(e)) = old.map(|old| old.driver.cleanup()) {
-                        log::warn!("the driver before is not cleaned up: {e}");
-                    }
-                    (Some(new), Ok(()))
-                }
-                Err(e) => (old, Err(e)),
-            },
-        };
-        change.graph.lock().selected = selected;
-        outcome
+        let old = change.graph.lock().selected.clone();
+        let new = replacement(old.as_ref(), name, storage_root, options)
+            .context(|| format!("initialise driver '{}'", name.escape_debug()))?;
+        if let Some(Err(e)) = old.map(|old| retire(&old, &new)) {
+            log::warn!("the driver before is not cleaned up: {e}");
+        }
+        let before = change.graph.lock().selected.replace(new);
+        drop(before); // without the lock: it ends a thread
+        Ok(())
     }
 
     /// Cleans the driver up ([`Driver::cleanup`]) and lets go of it.
@@ -196,8 +149,8 @@ impl Graph {
 
     /// Keeps new operations out and waits for those under way.
     fn change(&self) -> Result<Change<'_>> {
-        if DEPTH.get() > 0 {
-            let what = "the calling thread is in a callback of an operation, which would have to end first";
+        if DEPTH.get() > 0 || log::is_delivering() {
+            let what = "the calling thread is in a callback, which would have to end first";
             return Err(Error::new(Kind::Busy, what));
         }
         let mut state = self.lock();
@@ -215,6 +168,35 @@ impl Graph {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens the driver that is to take the place of `old`. Two on one home share its lease, and the old one pauses: it can go on if
+/// there is no new one, which needs nothing that may be missing then.
+fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options: &[&str]) -> Result<Selected> {
+    let open = opener(name)?;
+    let home = storage_root.join(name);
+    let before = old.filter(|old| old.lease.is_of(&home));
+    let lease = match before {
+        Some(before) => Arc::clone(&before.lease),
+        None => Arc::new(Lease::take(&home)?),
+    };
+    if let Some(before) = before {
+        before.driver.pause();
+    }
+    match open(name, &home, options, Arc::clone(&lease)) {
+        Ok(driver) => Ok(Selected { driver: driver.into(), lease }),
+        Err(e) => {
+            if let Some(before) = before {
+                before.driver.resume();
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Lets the driver go that has been replaced. On the same home there is nothing to clean up: all of it is the new one's.
+fn retire(old: &Selected, new: &Selected) -> Result<()> {
+    if Arc::ptr_eq(&old.lease, &new.lease) { Ok(()) } else { old.driver.cleanup() }
 }
 
 impl State {
@@ -265,7 +247,7 @@ mod tests {
     #[test]
     fn names_of_drivers_are_exact() {
         for name in ["", "Overlay2", "overlay3", "aufs", "overlay2 "] {
-            assert_eq!(open(name, Path::new("/nowhere"), &[]).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
+            assert_eq!(opener(name).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
         }
     }
 

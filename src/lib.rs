@@ -6,7 +6,7 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!      archive  export  quota  tree  mounts  backing  options  locks  id  digest
+//!  archive  export  quota  tree  mounts  backing  options  lease  locks  undo  worker  id  digest
 //!                                                   │
 //!                                                  sys
 //!               error, log, cancel: used by all, use nothing
@@ -23,6 +23,7 @@ pub mod error;
 pub mod export;
 pub mod graph;
 pub mod id;
+pub mod lease;
 pub mod locks;
 pub mod log;
 pub mod mounts;
@@ -31,3 +32,5 @@ pub mod overlay;
 pub mod quota;
 mod sys;
 pub mod tree;
+pub mod undo;
+pub mod worker;

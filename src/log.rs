@@ -3,6 +3,7 @@
 //! The library never writes to the host's stdout or stderr (Rust's own message of a panic, which is a defect, goes to stderr). A sink is called on the thread that logs, without any lock of
 //! this library held, so that it may call back into it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
@@ -34,7 +35,29 @@ pub fn set_sink(sink: Option<Arc<Sink>>) {
 pub fn line(level: Level, text: fmt::Arguments<'_>) {
     let sink = SINK.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     if let Some(sink) = sink {
+        DELIVERING.set(DELIVERING.get() + 1);
+        let _delivered = Delivered;
         sink(level, &text.to_string());
+    }
+}
+
+/// Whether the calling thread is in the sink.
+#[must_use]
+pub fn is_delivering() -> bool {
+    DELIVERING.get() > 0
+}
+
+thread_local! {
+    /// How many lines the calling thread is delivering: a sink may log.
+    static DELIVERING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Ends a delivery, also when the sink panics.
+struct Delivered;
+
+impl Drop for Delivered {
+    fn drop(&mut self) {
+        DELIVERING.set(DELIVERING.get() - 1);
     }
 }
 

@@ -18,14 +18,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("backing", &[]),
     ("locks", &[]),
+    ("undo", &[]),
+    ("worker", &["locks", "sys"]),
+    ("lease", &["id", "locks", "sys"]),
     ("tree", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree", "cancel", "digest"]),
     ("export", &["sys", "archive", "driver", "digest"]),
-    ("overlay", &["archive", "export", "backing", "locks", "quota", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("devmapper", &["archive", "export", "backing", "locks", "tree", "mounts", "options", "id", "driver", "sys"]),
-    ("graph", &["overlay", "devmapper", "driver", "id", "cancel"]),
+    (
+        "overlay",
+        &[
+            "archive", "export", "backing", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id",
+            "driver", "sys",
+        ],
+    ),
+    (
+        "devmapper",
+        &[
+            "archive", "export", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver",
+            "sys",
+        ],
+    ),
+    ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
     ("capi", &["graph", "driver", "id", "sys"]),
 ];
 

@@ -8,6 +8,7 @@ use super::{DeviceMapper, Shared};
 use crate::driver::{Access, CreateOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::log;
 use crate::options::size;
 use crate::sys::fs;
@@ -26,7 +27,7 @@ impl DeviceMapper {
         if origin_name == id.as_str() {
             return Err(Error::new(Kind::Invalid, "a layer cannot be its own parent"));
         }
-        let mut held = shared.locks.hold(&[id.as_str(), origin_name])?;
+        let mut held = shared.locks.hold(&[(id.as_str(), Mode::Exclusive), (origin_name, Mode::Shared)])?;
         let origin = shared.usable(origin_name).context(|| "its parent")?;
         let size = wanted.unwrap_or(origin.size);
         if size < origin.size {

@@ -2,7 +2,7 @@
 //!
 //! Read on in this order: `record` (what is on disk), `devices` (pool and files together), `transaction` (how they change),
 //! `device` (block devices come and go), `base` (what layers start from), then the operations in `create`, `mounting`,
-//! `removal` and `report`. `looppool` makes a pool where there is none, `worker` deletes what was busy.
+//! `removal` and `report`. `looppool` makes a pool where there is none, `marked` deletes what was busy.
 
 mod base;
 mod create;
@@ -12,6 +12,7 @@ mod filesystem;
 mod ids;
 mod kernel;
 mod looppool;
+mod marked;
 mod mounting;
 mod names;
 mod open;
@@ -25,12 +26,13 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod transaction;
-mod worker;
 
 use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::lease::Lease;
 use crate::locks::Locks;
+use crate::worker::Worker;
 use devices::Devices;
 use filesystem::Filesystem;
 use record::Device;
@@ -44,20 +46,22 @@ pub use steps::{Moment, Observer, Step};
 ///
 /// # Errors
 /// An option is bad, the pool is missing, in a bad state or not ours, or the files in home do not belong to it.
-pub fn open(home: &Path, options: &[&str]) -> Result<Box<dyn Driver>> {
-    Ok(Box::new(DeviceMapper::open(home, options)?))
+pub fn open(home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>> {
+    Ok(Box::new(DeviceMapper::open(home, options, lease)?))
 }
 
 /// The driver. Dropping it ends its thread; [`Driver::cleanup`] also gives the pool back.
 pub struct DeviceMapper {
     shared: Arc<Shared>,
-    worker: worker::Worker,
+    worker: Worker,
 }
 
 /// What the driver's operations and its worker work on.
 struct Shared {
     devices: Devices,
     locks: Locks,
+    /// The right to use home, for as long as this lives.
+    _lease: Arc<Lease>,
     options: options::Options,
     /// Whether the pool is one of our own making.
     loop_backed: bool,
@@ -75,27 +79,24 @@ impl DeviceMapper {
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open(home: &Path, options: &[&str]) -> Result<DeviceMapper> {
-        DeviceMapper::open_observed(home, options, None)
+    pub fn open(home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<DeviceMapper> {
+        DeviceMapper::open_observed(home, options, lease, None)
     }
 
     /// As [`open`], with an observer who is told of every step: for tests and for measuring.
     ///
     /// # Errors
     /// As [`open`].
-    pub fn open_observed(home: &Path, options: &[&str], observer: Option<Arc<Observer>>) -> Result<DeviceMapper> {
-        let shared = Arc::new(Shared::open(home, options, steps::Steps(observer))?);
-        let driver = DeviceMapper { shared, worker: worker::Worker::default() };
-        if !driver.shared.devices.select(|device| device.deleted).is_empty() {
-            driver.worker.wake(&driver.shared);
-        }
+    pub fn open_observed(
+        home: &Path,
+        options: &[&str],
+        lease: Arc<Lease>,
+        observer: Option<Arc<Observer>>,
+    ) -> Result<DeviceMapper> {
+        let shared = Arc::new(Shared::open(home, options, lease, steps::Steps(observer))?);
+        let driver = DeviceMapper { shared, worker: Worker::new("dm-deleter") };
+        driver.resume();
         Ok(driver)
-    }
-}
-
-impl Drop for DeviceMapper {
-    fn drop(&mut self) {
-        self.worker.stop();
     }
 }
 
@@ -163,6 +164,16 @@ impl Driver for DeviceMapper {
 
     fn status(&self) -> Result<Status> {
         self.shared.status()
+    }
+
+    fn pause(&self) {
+        self.worker.stop();
+    }
+
+    fn resume(&self) {
+        if !self.shared.devices.select(|device| device.deleted).is_empty() {
+            self.worker.wake(&self.shared);
+        }
     }
 
     fn cleanup(&self) -> Result<()> {

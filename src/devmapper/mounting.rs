@@ -10,6 +10,7 @@ use crate::archive::{self, Options, Whiteouts};
 use crate::driver::{MountOptions, Unpack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::mounts::{self, Words};
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
@@ -63,7 +64,7 @@ fn grow_mounted(devices: &Devices, device: &Device, target: &Path) -> Result<()>
 
 impl Shared {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let device = self.usable(id.as_str())?;
         let words = self.words(options);
         if !self.is_mounted(id)? {
@@ -99,7 +100,7 @@ impl Shared {
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         mount::umount_detach(&self.mount_point(id.as_str()))?;
         match self.devices.find(id.as_str())? {
             Some(device) => self.devices.deactivate(&device),
@@ -149,7 +150,7 @@ impl Shared {
 
     /// Unpacks an archive. The layer is marked meanwhile, and stays so if that fails: a snapshot cannot be emptied again.
     pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
         self.with_root(&device, id, |root| unpack(request, &root))

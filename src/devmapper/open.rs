@@ -14,21 +14,20 @@ use super::store::{Store, make_dir};
 use super::transaction::with_cleanup;
 use crate::backing::filesystem_name;
 use crate::error::{Error, Kind, Result};
+use crate::lease::Lease;
 use crate::locks::Locks;
 use crate::log;
 use crate::sys::{dm, fs};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The oldest interface of the kernel with deferred removal.
 const LEAST_VERSION: (u32, u32, u32) = (4, 27, 0);
 
 impl Shared {
-    pub(super) fn open(home: &Path, options: &[&str], steps: Steps) -> Result<Shared> {
+    pub(super) fn open(home: &Path, options: &[&str], lease: Arc<Lease>, steps: Steps) -> Result<Shared> {
         let options = Options::parse(options)?;
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(home);
-        made.map_err(|e| Error::sys(format!("mkdir '{}'", fs::shown(home)), e.raw_os_error().unwrap_or_default()))?;
         let dir = fs::open_dir(home)?;
         let parent = fs::open_dir(home.parent().unwrap_or(home))?;
         let backing_fs = filesystem_name(fs::filesystem_magic(parent)?);
@@ -49,7 +48,8 @@ impl Shared {
         let (devices, filesystem) =
             ready.map_err(|e| if loop_backed { with_cleanup(e, detach(&pool, steps)) } else { e })?;
         let home = home.to_owned();
-        Ok(Shared { devices, locks: Locks::default(), options, loop_backed, home, mnt, filesystem, backing_fs })
+        let (locks, _lease) = (Locks::default(), lease);
+        Ok(Shared { devices, locks, _lease, options, loop_backed, home, mnt, filesystem, backing_fs })
     }
 
     /// Lets go of everything but the layers that are mounted.

@@ -4,12 +4,13 @@ use super::transaction::Deleted;
 use super::{DeviceMapper, Shared};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::log;
 use crate::sys::mount;
 
 impl DeviceMapper {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.shared.locks.hold(&[id.as_str()])?;
+        let _held = self.shared.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         self.delete_and_forget(id)
     }
 

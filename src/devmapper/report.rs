@@ -8,6 +8,7 @@ use super::record::{BASE, Device};
 use crate::driver::{Metadatum, Status, Usage};
 use crate::error::Result;
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::sys::{dm_event, fs};
 use std::fmt::Write;
 use std::path::Path;
@@ -30,7 +31,7 @@ impl Shared {
     pub(super) fn usage(&self, id: &LayerId) -> Result<Usage> {
         let device = self.there(id.as_str())?;
         let parent = if device.parent.is_empty() { BASE } else { &device.parent };
-        let _held = self.locks.hold(&[id.as_str(), parent])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive), (parent, Mode::Shared)])?;
         let own = self.occupied(&device)?;
         // The parent may have been deleted: a snapshot does not need it. Then nobody shares with this layer.
         let Some(parent) = self.devices.find(parent)?.filter(|parent| !parent.deleted) else { return Ok(own) };

@@ -28,13 +28,9 @@ pub(super) struct Contents {
 }
 
 impl Store {
-    /// Opens the directory, making it if need be, and locks it against another process.
+    /// Opens the directory, making it if need be.
     pub(super) fn open(home: OwnedFd, steps: Steps) -> Result<Store> {
         let dir = make_dir(&home, "metadata", 0o700)?;
-        if !crate::sys::process::lock_exclusive(&dir)? {
-            let what = "this devicemapper store is in use, by another process or by an earlier initialisation in this one";
-            return Err(Error::new(Kind::Busy, what).hint("end the other daemon, or clean up first"));
-        }
         Ok(Store { home, dir, steps })
     }
 

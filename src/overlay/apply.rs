@@ -6,6 +6,7 @@ use crate::archive::{self, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::{Error, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::sys::{fs, place};
 use crate::tree;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,7 @@ impl Overlay {
     /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
     /// is refused until it is made anew. A failure in an empty layer leaves it empty.
     pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
         layer.check_finished()?;

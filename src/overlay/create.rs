@@ -8,7 +8,7 @@ use crate::driver::{Access, CreateOptions};
 use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
-use crate::locks::Held;
+use crate::locks::{Held, Mode};
 use crate::log;
 use crate::quota::{self, Limits};
 use crate::sys::{fs, xattr};
@@ -52,9 +52,9 @@ impl Overlay {
 
     /// Takes the turn of a layer and of its parent.
     pub(super) fn hold_with_parent(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Held<'_>> {
-        let mut names = vec![id.as_str()];
-        names.extend(parent.map(LayerId::as_str).filter(|parent| *parent != id.as_str()));
-        self.locks.hold(&names)
+        let mut wanted = vec![(id.as_str(), Mode::Exclusive)];
+        wanted.extend(parent.filter(|parent| *parent != id).map(|parent| (parent.as_str(), Mode::Shared)));
+        self.locks.hold(&wanted)
     }
 
     /// Builds the layer in the directory `stage` and gives it its name.

@@ -18,12 +18,14 @@ mod report;
 use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
+use crate::lease::Lease;
 use crate::locks::Locks;
 use crate::quota::Control;
 use layout::Home;
 use options::Options;
 use probe::Stacking;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An initialised overlay driver. Nothing is kept in memory that is not also on disk.
 struct Overlay {
@@ -36,6 +38,8 @@ struct Overlay {
     quota: Result<Control>,
     /// Operations on one layer take turns.
     locks: Locks,
+    /// The right to use home, for as long as this lives.
+    _lease: Arc<Lease>,
     /// Home is bind-mounted on itself, by us or by an earlier life of the daemon.
     home_is_bound: bool,
 }
@@ -44,7 +48,7 @@ struct Overlay {
 ///
 /// # Errors
 /// A bad option; a filesystem or kernel on which overlayfs does not work.
-pub fn open(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>> {
+pub fn open(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>> {
     let options = Options::parse(options)?;
     let home = home::prepare(home, &options).context(|| format!("overlay home '{}'", home.display()))?;
     Ok(Box::new(Overlay {
@@ -55,6 +59,7 @@ pub fn open(name: &str, home: &Path, options: &[&str]) -> Result<Box<dyn Driver>
         backing_fs: home.backing_fs,
         quota: home.quota,
         locks: Locks::default(),
+        _lease: lease,
         home_is_bound: home.is_bound,
     }))
 }
@@ -99,6 +104,10 @@ impl Driver for Overlay {
     fn status(&self) -> Result<Status> {
         Ok(self.report_status())
     }
+
+    fn pause(&self) {}
+
+    fn resume(&self) {}
 
     fn cleanup(&self) -> Result<()> {
         self.release_home().context(|| format!("clean up overlay home '{}'", self.home.path.display()))

@@ -6,6 +6,7 @@ use super::probe::{MAX_LOWERS, Stacking};
 use crate::driver::MountOptions;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::log;
 use crate::mounts::Words;
 use crate::sys::fs;
@@ -22,7 +23,7 @@ pub(super) const PAGE: usize = 4096;
 
 impl Overlay {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let dir = self.home.open()?;
         let layer = Layer::open(&dir, id)?;
         layer.check_finished()?;
@@ -53,7 +54,7 @@ impl Overlay {
     }
 
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         mount::umount_detach(&self.home.mount_point(id)).map(drop)
     }
 

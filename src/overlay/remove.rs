@@ -4,6 +4,7 @@ use super::Overlay;
 use super::layout::{Layer, LinkId, TRASH, link_text, random_name};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
 use crate::log;
 use crate::quota::{self, Control};
 use crate::sys::fs;
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 impl Overlay {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[id.as_str()])?;
+        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
         match fs::stat_at(&home, id) {
             Err(e) if fs::is_absent(&e) => return Ok(()),

@@ -5,6 +5,7 @@ use graphdriver::devmapper::{DeviceMapper, Observer};
 use graphdriver::driver::{Access, CreateOptions, Driver, MountOptions};
 use graphdriver::error::Result;
 use graphdriver::id::LayerId;
+use graphdriver::lease::Lease;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -88,7 +89,8 @@ impl Ground {
 
     pub fn observed(&self, observer: Option<Arc<Observer>>) -> Result<DeviceMapper> {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
-        DeviceMapper::open_observed(&self.home(), &options, observer)
+        let lease = Arc::new(Lease::take(&self.home())?);
+        DeviceMapper::open_observed(&self.home(), &options, lease, observer)
     }
 
     pub fn open(&self) -> DeviceMapper {

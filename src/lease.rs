@@ -1,0 +1,153 @@
+//! One process per home: who has the lease may use the store in it.
+//!
+//! The lease is an exclusive `flock(2)` on the home directory, on a descriptor that was opened before home is bound on itself. It
+//! ends with the last owner, and with the process however that ends. What this process has told its caller about layers is kept with
+//! it, and outlives it: "there is such a layer" stays said when the driver is cleaned up and initialised again.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
+use crate::locks::lock;
+use crate::sys::fs::{self, Stat};
+use crate::sys::process::{lock_exclusive, lock_holder};
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Layers of one home that the caller was told of.
+type Told = Mutex<HashSet<LayerId>>;
+
+/// Those of all homes that this process has used, by device and inode of the directory.
+static TOLD: Mutex<BTreeMap<Inode, Arc<Told>>> = Mutex::new(BTreeMap::new());
+
+/// Device and inode number.
+type Inode = (u64, u64);
+
+/// The right to use a home directory.
+#[derive(Debug)]
+pub struct Lease {
+    /// Holds the lock.
+    _dir: OwnedFd,
+    home: Inode,
+    told: Arc<Told>,
+}
+
+impl Lease {
+    /// Makes the directory `home` if it is missing, for root alone, and takes the lease of it.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`]: another process has it, or another driver of this one; the text names the process where it can be found.
+    pub fn take(home: &Path) -> Result<Lease> {
+        let what = || format!("home '{}'", fs::shown(home));
+        let is_new = make(home).context(what)?;
+        let dir = fs::open_dir(home).context(what)?;
+        let key = key(&fs::stat_fd(&dir)?);
+        if !lock_exclusive(&dir).context(what)? {
+            let holder =
+                lock_holder(key.0, key.1).map_or("another process".to_owned(), |pid| match pid == std::process::id() {
+                    true => format!("another driver of this process ({pid})"),
+                    false => format!("process {pid}"),
+                });
+            let text = format!("{} is in use by {holder}", what());
+            return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
+        }
+        let mut homes = lock(&TOLD);
+        let told = homes.entry(key).or_default();
+        if is_new {
+            *told = Arc::default(); // another directory had the inode before
+        }
+        Ok(Lease { _dir: dir, home: key, told: Arc::clone(told) })
+    }
+
+    /// Whether this is the lease of the directory `home`, by whatever path.
+    #[must_use]
+    pub fn is_of(&self, home: &Path) -> bool {
+        fs::open_dir(home).and_then(fs::stat_fd).is_ok_and(|stat| key(&stat) == self.home)
+    }
+
+    /// The caller learns that there is such a layer: it was made, found, described, mounted, or stacked upon.
+    pub fn tell(&self, id: &LayerId) {
+        let mut told = lock(&self.told);
+        if !told.contains(id) {
+            told.insert(id.clone());
+        }
+    }
+
+    /// The caller learns that there is no such layer any more.
+    pub fn untell(&self, id: &LayerId) {
+        lock(&self.told).remove(id);
+    }
+
+    /// Whether the caller believes that there is such a layer.
+    #[must_use]
+    pub fn was_told(&self, id: &LayerId) -> bool {
+        lock(&self.told).contains(id)
+    }
+}
+
+fn key(stat: &Stat) -> Inode {
+    (stat.device, stat.inode)
+}
+
+/// Makes the directory with those above it; whether it was missing. Nobody but root has business in there: set-user-id programs
+/// of images lie around in it.
+fn make(home: &Path) -> Result<bool> {
+    let failed = |e: &std::io::Error| Error::sys("make the directory", e.raw_os_error().unwrap_or_default());
+    if home.is_dir() {
+        return Ok(false);
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    if let Some(parent) = home.parent() {
+        builder.recursive(true).mode(0o700).create(parent).map_err(|e| failed(&e))?;
+    }
+    match builder.recursive(false).mode(0o700).create(home) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(failed(&e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn scratch(name: &str) -> Scratch {
+        Scratch(std::env::temp_dir().join(format!("graphdriver-lease-{name}-{}", std::process::id())))
+    }
+
+    #[test]
+    fn a_home_has_one_lease_and_the_holder_is_named() {
+        let dir = scratch("one");
+        let home = dir.0.join("a/home");
+        let lease = Lease::take(&home).unwrap();
+        let refused = Lease::take(&home).unwrap_err();
+        assert!(refused.kind() == Kind::Busy && refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        assert!(lease.is_of(&dir.0.join("a/../a/home")) && !lease.is_of(&dir.0));
+        drop(lease);
+        Lease::take(&home).unwrap();
+    }
+
+    #[test]
+    fn what_was_told_outlives_the_lease() {
+        let dir = scratch("told");
+        let id = LayerId::parse(b"a").unwrap();
+        let lease = Lease::take(&dir.0).unwrap();
+        assert!(!lease.was_told(&id));
+        lease.tell(&id);
+        drop(lease);
+        let lease = Lease::take(&dir.0).unwrap();
+        assert!(lease.was_told(&id));
+        lease.untell(&id);
+        assert!(!lease.was_told(&id));
+    }
+}
