@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where the layer's files are within its filesystem.
-const ROOTFS: &str = "rootfs";
+pub(super) const ROOTFS: &str = "rootfs";
 /// A file beside it that names the layer, or the first of its ancestors that was mounted.
 const ID_FILE: &str = "id";
 
@@ -77,7 +77,7 @@ impl Shared {
     }
 
     /// Mounts a layer and makes sure that it has what the C module expects of a mounted one.
-    fn mount_whole(&self, device: &Device, words: &Words) -> Result<()> {
+    pub(super) fn mount_whole(&self, device: &Device, words: &Words) -> Result<()> {
         let target = self.mount_point(&device.hash);
         drop(make_dir(&self.mnt, &device.hash, 0o750)?);
         mount_device(&self.devices, device, self.filesystem, &target, words)?;

@@ -61,12 +61,12 @@ impl Tree {
         Ok(View::of_dir(&dir)?.map_or_else(|| Tree::Bare(dir), Tree::View))
     }
 
-    /// The tree of a mount that is attached nowhere and was made with the attributes of a view.
+    /// The tree below the directory `name` of a mount that is attached nowhere and was made with the attributes of a view.
     ///
     /// # Errors
-    /// Its root cannot be opened.
-    pub fn of_mount(mount: OwnedFd) -> Result<Tree> {
-        View::of_mount(mount).map(Tree::View)
+    /// The directory cannot be opened.
+    pub fn of_mount(mount: OwnedFd, name: &str) -> Result<Tree> {
+        View::of_mount(mount, name).map(Tree::View)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod apply;
 mod create;
+mod diff;
 mod home;
 mod layout;
 mod mount;
@@ -15,7 +16,9 @@ mod remove;
 mod repair;
 mod report;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
+use crate::driver::{
+    Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
+};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -24,6 +27,7 @@ use crate::quota::Control;
 use layout::Home;
 use options::Options;
 use probe::Stacking;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,6 +91,23 @@ impl Driver for Overlay {
 
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
         self.apply(id, request).context(|| format!("unpack into layer '{id}'"))
+    }
+
+    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
+        self.export(id, base, compression, to).context(|| format!("export layer '{id}'"))
+    }
+
+    fn changes(
+        &self,
+        id: &LayerId,
+        base: Option<&LayerId>,
+        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
+    ) -> Result<()> {
+        self.list_changes(id, base, each).context(|| format!("list the changes of layer '{id}'"))
+    }
+
+    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
+        self.size_of_changes(id, base).context(|| format!("measure the changes of layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -4,18 +4,19 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{check, open_dir};
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Lets `mount` mount something on `target` in a mount namespace that only a thread of its own is in, and returns the root of
-/// what is mounted. The mount goes with the descriptor, or with the process.
-pub fn root_of(target: &Path, mount: impl FnOnce() -> Result<()> + Send) -> Result<OwnedFd> {
+/// Lets `mount`, in the working directory `here`, mount something on `target` in a mount namespace that only a thread of its own
+/// is in, and returns the root of what is mounted. The mount goes with the descriptor, or with the process.
+pub fn root_of(here: BorrowedFd<'_>, target: &Path, mount: impl FnOnce() -> Result<()> + Send) -> Result<OwnedFd> {
     let body = || {
         // A thread that shares its root and working directory with others may not leave the namespace (unshare(2)).
         check(nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS), || "unshare(CLONE_NEWNS)")?;
         let private =
             nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
         check(private, || "make the mounts of a thread its own")?;
+        check(nix::unistd::fchdir(here), || "fchdir")?;
         mount()?;
         open_dir(target)
     };

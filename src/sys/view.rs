@@ -39,15 +39,15 @@ impl AsFd for View {
 }
 
 impl View {
-    /// A view of a mount that is attached nowhere and has these [`ATTRIBUTES`].
-    pub fn of_mount(mount: OwnedFd) -> Result<View> {
-        Ok(View { root: open_dir_at(&mount, ".")?, _mount: mount })
+    /// A view of the directory `name` of a mount that is attached nowhere and has these [`ATTRIBUTES`].
+    pub fn of_mount(mount: OwnedFd, name: &str) -> Result<View> {
+        Ok(View { root: open_dir_at(&mount, name)?, _mount: mount })
     }
 
     /// A view of an open directory. `Ok(None)`: the kernel cannot make one, or not of this directory.
     pub fn of_dir(dir: impl AsFd) -> Result<Option<View>> {
         match clone(dir.as_fd()).and_then(|mount| restrict(&mount).map(|()| mount)) {
-            Ok(mount) => View::of_mount(mount).map(Some),
+            Ok(mount) => View::of_mount(mount, ".").map(Some),
             // ENOSYS: before 5.12. EPERM: seccomp filters that are older than the calls. EINVAL: a mount that must not be bound.
             Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => Ok(None),
             Err(errno) => Err(Error::sys("make a view of a directory", errno as i32)),

@@ -1,0 +1,135 @@
+//! Telling what a layer changes: its tree is compared with its parent's. What the two devices share has the same inode in the
+//! same state in both, and is not read.
+
+use super::Shared;
+use super::filesystem::Filesystem;
+use super::mounting::ROOTFS;
+use super::record::Device;
+use super::transaction::with_cleanup;
+use crate::driver::{Change, Compression, Exported};
+use crate::error::{Error, Kind, Result};
+use crate::export::{self, How, Source, Tree};
+use crate::id::LayerId;
+use crate::locks::Mode;
+use crate::mounts::Words;
+use crate::sys::fs;
+use crate::sys::mount::{self, Flags};
+use crate::sys::newmount::Context;
+use crate::sys::{own_mounts, view};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+impl Shared {
+    pub(super) fn export(
+        &self,
+        id: &LayerId,
+        base: Option<&LayerId>,
+        compression: Compression,
+        to: &mut dyn Write,
+    ) -> Result<Exported> {
+        self.with_source(id, base, |source| export::archive(source, None, compression, to))
+    }
+
+    pub(super) fn list_changes(
+        &self,
+        id: &LayerId,
+        base: Option<&LayerId>,
+        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
+    ) -> Result<()> {
+        self.with_source(id, base, |source| export::changes(source, each))
+    }
+
+    pub(super) fn size_of_changes(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
+        self.with_source(id, base, export::size)
+    }
+
+    /// Both layers are held alone, because a device that two were to activate and deactivate would go from under one of them.
+    fn with_source<T>(&self, id: &LayerId, base: Option<&LayerId>, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
+        let base = self.ancestor(id, base)?;
+        let held: Vec<_> =
+            [Some(id), base.as_ref()].into_iter().flatten().map(|id| (id.as_str(), Mode::Exclusive)).collect();
+        let _held = self.locks.hold(&held)?;
+        self.with_tree(id, |new| match base {
+            None => work(&Source { new, old: None, how: How::Compared }),
+            Some(base) => self.with_tree(&base, |old| work(&Source { new, old: Some(old), how: How::Compared })),
+        })
+    }
+
+    /// Which layer to compare with: the one asked for, if it is an ancestor, or the parent.
+    fn ancestor(&self, id: &LayerId, base: Option<&LayerId>) -> Result<Option<LayerId>> {
+        let parent = |id: &LayerId| {
+            let parent = self.there(id.as_str())?.parent;
+            if parent.is_empty() { Ok(None) } else { LayerId::parse(parent.as_bytes()).map(Some) }
+        };
+        let mut above = parent(id)?;
+        let Some(base) = base else { return Ok(above) };
+        self.there(base.as_str())?;
+        // Records of the C module name no parent: the caller is believed. A chain is no longer than there are layers.
+        for _ in 0..self.devices.select(|_| true).len() {
+            match above {
+                Some(found) if found == *base => return Ok(Some(found)),
+                Some(found) => above = parent(&found)?,
+                None if base == id => break,
+                None => return Ok(Some(base.clone())),
+            }
+        }
+        Err(Error::new(Kind::Invalid, format!("'{base}' is no ancestor of layer '{id}'")))
+    }
+
+    /// Runs `work` on a layer's tree: as it is mounted, or read-only in a mount that is never attached anywhere.
+    fn with_tree<T>(&self, id: &LayerId, work: impl FnOnce(Tree) -> Result<T>) -> Result<T> {
+        let device = self.usable(id.as_str())?;
+        if self.is_mounted(id)? {
+            let top = fs::open_dir_at(&self.mnt, id)?;
+            return work(Tree::of(fs::open_dir_at(top, ROOTFS)?)?);
+        }
+        let node = self.devices.activate(&device)?;
+        let tree = match self.tree_of(&node, id) {
+            // It was never mounted, which is when it gets its root directory.
+            Err(e) if fs::is_absent(&e) => self.furnish_once(&device).and_then(|()| self.tree_of(&node, id)),
+            found => found,
+        };
+        let done = tree.and_then(work).map_err(|e| self.devices.blame_pool(e));
+        let released = self.devices.deactivate_and_wait(&device);
+        match done {
+            Ok(value) => released.map(|()| value),
+            Err(e) => Err(with_cleanup(e, released)),
+        }
+    }
+
+    fn furnish_once(&self, device: &Device) -> Result<()> {
+        self.mount_whole(device, &Words::parse([""; 0]))?;
+        mount::umount_detach(&self.mount_point(&device.hash)).map(drop)
+    }
+
+    fn tree_of(&self, node: &Path, id: &LayerId) -> Result<Tree> {
+        let mounted = match mount_detached(node, self.filesystem) {
+            Err(e) if e.kind() == Kind::Unsupported => self.mount_privately(node, id),
+            mounted => mounted,
+        };
+        Tree::of_mount(mounted?, ROOTFS)
+    }
+
+    /// Before Linux 5.2.
+    fn mount_privately(&self, node: &Path, id: &LayerId) -> Result<OwnedFd> {
+        let target = self.mount_point(id.as_str());
+        let data = self.filesystem.mount_option().unwrap_or_default();
+        own_mounts::root_of(self.mnt.as_fd(), &target, || {
+            let flags = Flags::MS_RDONLY | Flags::MS_NODEV | Flags::MS_NOSUID | Flags::MS_NOEXEC | Flags::MS_NOATIME;
+            mount::mount(node.as_os_str(), &target, self.filesystem.name(), flags, OsStr::new(data))
+        })
+    }
+}
+
+fn mount_detached(node: &Path, filesystem: Filesystem) -> Result<OwnedFd> {
+    let context = Context::open(filesystem.name())?;
+    context.string("source", node)?;
+    context.flag("ro")?;
+    if let Some(option) = filesystem.mount_option() {
+        context.flag(option)?;
+    }
+    context.create()?;
+    context.mount(view::ATTRIBUTES)
+}
