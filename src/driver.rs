@@ -4,7 +4,7 @@
 //! read-write layer belongs to a container. Every layer but the first has a *parent*; mounting it shows its own content
 //! stacked upon that of its ancestors.
 
-use crate::archive::Limits;
+use crate::archive::{Digests, Limits, Outcome, Progress};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::error::Result;
@@ -67,12 +67,26 @@ pub struct Unpack<'a> {
     pub limits: Limits,
     /// Ends the unpack early.
     pub cancel: Cancel,
+    /// Which digests are taken, and what they have to be.
+    pub digests: Digests,
+    /// Told how far it is, on the calling thread.
+    pub progress: Option<Progress<'a>>,
+    /// Receives, if wanted, what was unpacked.
+    pub outcome: Option<&'a mut Outcome>,
 }
 
 impl<'a> Unpack<'a> {
     /// Everything that `content` yields, within the default limits.
     pub fn of(content: &'a mut dyn Read) -> Unpack<'a> {
-        Unpack { content, size: None, limits: Limits::default(), cancel: Cancel::default() }
+        Unpack {
+            content,
+            size: None,
+            limits: Limits::default(),
+            cancel: Cancel::default(),
+            digests: Digests::default(),
+            progress: None,
+            outcome: None,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tree", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree", "cancel", "digest"]),
+    ("archive", &["sys", "tree", "cancel", "digest", "locks"]),
     ("export", &["sys", "archive", "driver", "digest"]),
     (
         "overlay",
@@ -41,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
-    ("capi", &["graph", "driver", "id", "sys"]),
+    ("capi", &["graph", "driver", "archive", "digest", "id", "sys"]),
 ];
 
 fn sources() -> Vec<PathBuf> {

@@ -36,7 +36,9 @@ impl Host {
 
     fn image(&self, name: &str, parent: Option<&str>, archive: &[u8]) {
         self.make(name, parent, Access::ReadOnly);
-        self.0.with(|driver| driver.apply_diff(&id(name), &mut &archive[..], None)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        self.0
+            .with(|driver| driver.apply_diff(&id(name), &mut &archive[..], None))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 
     fn make(&self, name: &str, parent: Option<&str>, access: Access) {

@@ -9,7 +9,7 @@
 
 mod layers;
 
-use graphdriver::archive::{self, Limits, Options, Whiteouts};
+use graphdriver::archive::{self, Digests, Limits, Options, Whiteouts};
 use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
@@ -124,8 +124,14 @@ fn choice(variable: &str, all: &[&str]) -> Vec<String> {
 }
 
 fn unpack_one(archive: &str, target: &str, sync: bool) {
-    let options =
-        Options { whiteouts: Whiteouts::Overlay, shift: None, limits: Limits::default(), sync, cancel: Cancel::default() };
+    let options = Options {
+        whiteouts: Whiteouts::Overlay,
+        shift: None,
+        limits: Limits::default(),
+        sync,
+        cancel: Cancel::default(),
+        digests: Digests::default(),
+    };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
     archive::unpack(&mut content, target.as_fd(), &options).unwrap();
 }

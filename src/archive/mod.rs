@@ -5,6 +5,7 @@
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
 //! lock, gives small files their content ([`finish`]).
 
+mod account;
 pub mod acl;
 pub mod decode;
 mod describe;
@@ -21,15 +22,19 @@ mod purge;
 pub(crate) mod ring;
 mod walk;
 
+pub(crate) use account::Taken;
+pub use account::{Digests, Progress};
 pub(crate) use describe::remove_xattrs;
 pub use limits::Limits;
 pub use plan::IdShift;
 
 use crate::cancel::{Cancel, Until};
+use crate::digest::Digest;
 use crate::error::errno::EAGAIN;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
+use account::Accounted;
 use describe::Losses;
 use entry::{Entry, Reader};
 use place::Placer;
@@ -37,6 +42,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 /// What becomes of whiteouts.
@@ -61,6 +67,8 @@ pub struct Options {
     pub sync: bool,
     /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
     pub cancel: Cancel,
+    /// Which digests are taken and checked; one that is wrong is found out after all was unpacked.
+    pub digests: Digests,
 }
 
 /// What was unpacked.
@@ -72,6 +80,10 @@ pub struct Outcome {
     pub root_opaque: bool,
     /// Entries of the archive, extension records not counted.
     pub entries: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Of the bytes that were read and of the uncompressed archive, where they were wanted.
+    pub digests: Option<(Digest, Digest)>,
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
@@ -80,16 +92,32 @@ pub struct Outcome {
 /// The archive is malformed, hostile or beyond a limit, `content` fails, or a system call does; the text names the entry. The
 /// target then holds part of the layer.
 pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
-    let (mut filler, drainer) = ring::ring();
+    unpack_showing(content, target, options, None)
+}
+
+/// The same, telling `progress` how far it is.
+///
+/// # Errors
+/// As for [`unpack`].
+pub fn unpack_showing(
+    content: &mut dyn Read,
+    target: BorrowedFd<'_>,
+    options: &Options,
+    progress: Option<Progress<'_>>,
+) -> Result<Outcome> {
+    let wanted = options.digests.are_wanted();
+    let (taken, entries) = (Taken::new(wanted), &AtomicU64::new(0));
+    let mut source = Accounted::new(Until::new(content, &options.cancel), wanted, entries, progress);
+    let (mut filler, drainer) = ring::hashing(&taken);
     let drainer = Until::new(drainer, &options.cancel);
     let losses = Losses::default();
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
         let placing = start(scope, "unpack", move || {
             confined(target, options)?;
-            place_all(Reader::new(drainer, &options.limits), target, options, losses)
+            place_all(Reader::new(drainer, &options.limits), target, options, losses, entries)
         })?;
-        let fed = decode::run(&mut Until::new(content, &options.cancel), &mut filler, &options.limits);
+        let fed = decode::run(&mut source, &mut filler, &options.limits);
         if let Ok(true) = fed {
             filler.end();
         } else {
@@ -105,7 +133,13 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
     });
     losses.log();
     // Whatever stopped it first, if only a source that its owner closed: this is why.
-    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
+    let mut outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
+    outcome.bytes = source.bytes;
+    if let Some(read) = source.digest() {
+        let archive = taken.finish().unwrap_or(read);
+        options.digests.check(read, archive)?;
+        outcome.digests = Some((read, archive));
+    }
     if options.sync {
         fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
     }
@@ -140,18 +174,24 @@ fn place_all<S: BufRead>(
     target: BorrowedFd<'_>,
     options: &Options,
     losses: &Losses,
+    entries: &AtomicU64,
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
         let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
-        let placed = place_entries(reader, placer, options);
+        let placed = place_entries(reader, placer, options, entries);
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
         outcome_of(finishing).and(placed)
     })
 }
 
-fn place_entries<S: BufRead>(mut reader: Reader<'_, S>, mut placer: Placer<'_>, options: &Options) -> Result<Outcome> {
+fn place_entries<S: BufRead>(
+    mut reader: Reader<'_, S>,
+    mut placer: Placer<'_>,
+    options: &Options,
+    entries: &AtomicU64,
+) -> Result<Outcome> {
     let mut entry = Entry::default();
     loop {
         let next = reader.next(&mut entry);
@@ -160,8 +200,9 @@ fn place_entries<S: BufRead>(mut reader: Reader<'_, S>, mut placer: Placer<'_>, 
         }
         let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
         done.context(|| unpacking(&entry.path))?;
+        entries.store(reader.count(), Ordering::Relaxed);
     }
-    let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
+    let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count(), ..Outcome::default() };
     placer.finish()?;
     Ok(outcome)
 }

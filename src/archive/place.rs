@@ -170,6 +170,8 @@ impl<'o> Placer<'o> {
             if implied != own || hands_down(dir)? {
                 describe::implied(&new, implied)?;
             }
+            // Not the time of the unpacking: the same archive is to make the same layer.
+            place::set_times(&new, Time::KEEP, Time::default())?;
             if hidden {
                 set_opaque(new.as_fd())?;
             }
@@ -394,6 +396,8 @@ impl<'o> Placer<'o> {
 }
 
 fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, content: &mut Reader<'_, S>) -> Result<()> {
+    // First, so that the filesystem does not take the holes for room that is about to be written to (XFS).
+    place::set_length(fd, length)?;
     for (offset, count) in extents {
         let (mut at, end) = (*offset, offset + count);
         while at < end {
@@ -404,7 +408,7 @@ fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, c
             at += step as u64;
         }
     }
-    place::set_length(fd, length)
+    Ok(())
 }
 
 /// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).

@@ -1,6 +1,7 @@
 //! The bounded ring of buffers between the thread that reads and inflates and the thread that places.
 
-use super::decode::Sink;
+use super::account::Taken;
+use super::decode::{Format, Sink};
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -15,13 +16,15 @@ struct Filled {
 }
 
 /// The end that is filled.
-pub(crate) struct Filler {
+pub(crate) struct Filler<'t> {
+    taken: &'t Taken,
     full: SyncSender<Option<Filled>>,
     free: Receiver<Vec<u8>>,
 }
 
 /// The end that is emptied. Dropping it makes the filling end stop.
-pub(crate) struct Drainer {
+pub(crate) struct Drainer<'t> {
+    taken: &'t Taken,
     full: Receiver<Option<Filled>>,
     free: SyncSender<Vec<u8>>,
     current: Filled,
@@ -29,8 +32,14 @@ pub(crate) struct Drainer {
     ended: bool,
 }
 
-/// Makes a ring.
-pub(crate) fn ring() -> (Filler, Drainer) {
+/// Makes a ring in which nobody takes a digest.
+pub(crate) fn ring() -> (Filler<'static>, Drainer<'static>) {
+    static NONE: Taken = Taken::none();
+    hashing(&NONE)
+}
+
+/// Makes a ring whose emptied end takes a digest of what it gets, unless the filled end finds that it got it as it is.
+pub(crate) fn hashing(taken: &Taken) -> (Filler<'_>, Drainer<'_>) {
     let (full, filled) = sync_channel(BUFFERS);
     let (free, freed) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
@@ -38,10 +47,16 @@ pub(crate) fn ring() -> (Filler, Drainer) {
         let _ = free.send(vec![0; BUFFER]);
     }
     let current = Filled { bytes: Vec::new(), length: 0 };
-    (Filler { full, free: freed }, Drainer { full: filled, free, current, position: 0, ended: false })
+    (Filler { taken, full, free: freed }, Drainer { taken, full: filled, free, current, position: 0, ended: false })
 }
 
-impl Sink for Filler {
+impl Sink for Filler<'_> {
+    fn begin(&mut self, format: Format) {
+        if format == Format::Plain {
+            self.taken.forgo();
+        }
+    }
+
     fn buffer(&mut self) -> Option<Vec<u8>> {
         self.free.recv().ok()
     }
@@ -51,14 +66,14 @@ impl Sink for Filler {
     }
 }
 
-impl Filler {
+impl Filler<'_> {
     /// Says that the stream ends well here. Without it the other end takes the stream for broken off.
     pub(crate) fn end(self) {
         let _ = self.full.send(None);
     }
 }
 
-impl BufRead for Drainer {
+impl BufRead for Drainer<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.position == self.current.length && !self.ended {
             let spent = std::mem::take(&mut self.current.bytes);
@@ -68,7 +83,10 @@ impl BufRead for Drainer {
             }
             (self.current.length, self.position) = (0, 0);
             match self.full.recv() {
-                Ok(Some(filled)) => self.current = filled,
+                Ok(Some(filled)) => {
+                    self.taken.update(&filled.bytes[..filled.length]);
+                    self.current = filled;
+                }
                 Ok(None) => self.ended = true,
                 Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
             }
@@ -81,7 +99,7 @@ impl BufRead for Drainer {
     }
 }
 
-impl Read for Drainer {
+impl Read for Drainer<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(into.len());

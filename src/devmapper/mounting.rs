@@ -165,10 +165,14 @@ fn unpack(request: Unpack<'_>, root: &OwnedFd) -> Result<()> {
     fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
     let start = fs::stat_fd(root)?.changed;
     let (limits, cancel) = (request.limits, request.cancel);
-    let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, cancel };
-    archive::unpack(request.content, root.as_fd(), &options)?;
+    let options =
+        Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, cancel, digests: request.digests };
+    let outcome = archive::unpack_showing(request.content, root.as_fd(), &options, request.progress)?;
     if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
+    }
+    if let Some(wanted) = request.outcome {
+        *wanted = outcome;
     }
     Ok(())
 }

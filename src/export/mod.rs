@@ -163,7 +163,7 @@ pub fn size(source: &Source) -> Result<u64> {
 
 /// Passes buffers on and takes a digest of them.
 struct Hashing {
-    filler: ring::Filler,
+    filler: ring::Filler<'static>,
     hasher: Option<Hasher>,
 }
 

@@ -7,7 +7,8 @@ use crate::driver::Unpack;
 use crate::error::{Error, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
-use crate::sys::{fs, place};
+use crate::sys::fs;
+use crate::sys::place::{self, Time};
 use crate::tree;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -22,23 +23,33 @@ impl Overlay {
         let diff = layer.diff()?;
         let was_empty = is_empty(&diff)?;
         layer.set_unfinished()?;
+        if was_empty {
+            // A root that the archive does not describe is not to tell when it was unpacked.
+            place::set_times(&diff, Time::KEEP, Time::default())?;
+        }
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
             limits: request.limits,
             sync: self.options.durable,
             cancel: request.cancel,
+            digests: request.digests,
         };
-        let unpacked = archive::unpack(request.content, diff.as_fd(), &options).and_then(|outcome| {
-            if outcome.root_opaque {
-                layer.set_root_opaque()?;
-                self.make_base(&layer)?;
-            }
-            if let Some(size) = request.size {
-                *size = tree::size(diff.as_fd())?;
-            }
-            self.finish(&layer)
-        });
+        let unpacked =
+            archive::unpack_showing(request.content, diff.as_fd(), &options, request.progress).and_then(|outcome| {
+                if outcome.root_opaque {
+                    layer.set_root_opaque()?;
+                    self.make_base(&layer)?;
+                }
+                if let Some(size) = request.size {
+                    *size = tree::size(diff.as_fd())?;
+                }
+                self.finish(&layer)?;
+                if let Some(wanted) = request.outcome {
+                    *wanted = outcome;
+                }
+                Ok(())
+            });
         match unpacked {
             Ok(()) => Ok(()),
             Err(e) if was_empty => Err(match self.restore(&layer, &diff).and_then(|()| self.finish(&layer)) {

@@ -1,7 +1,7 @@
 //! Makes tar archives byte by byte (also ones that no tar program would make) and runs the unpacker on them.
 #![allow(dead_code)] // each test file uses its own part
 
-use graphdriver::archive::{self, Limits, Options, Outcome, Whiteouts};
+use graphdriver::archive::{self, Digests, Limits, Options, Outcome, Whiteouts};
 use graphdriver::cancel::Cancel;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -194,7 +194,14 @@ pub fn tar(items: &[Item]) -> Vec<u8> {
 }
 
 pub fn options(whiteouts: Whiteouts) -> Options {
-    Options { whiteouts, shift: None, limits: Limits::default(), sync: false, cancel: Cancel::default() }
+    Options {
+        whiteouts,
+        shift: None,
+        limits: Limits::default(),
+        sync: false,
+        cancel: Cancel::default(),
+        digests: Digests::default(),
+    }
 }
 
 /// Unpacks bytes into a directory.

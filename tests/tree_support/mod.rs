@@ -50,7 +50,8 @@ pub fn set_xattr(path: &Path, key: &[u8], value: &[u8]) -> bool {
 }
 
 pub fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
-    let times = [libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT }, libc::timespec { tv_sec: seconds, tv_nsec: nanos }];
+    let times =
+        [libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT }, libc::timespec { tv_sec: seconds, tv_nsec: nanos }];
     let rc = unsafe { libc::utimensat(libc::AT_FDCWD, c(path).as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
     assert_eq!(rc, 0, "{}", path.display());
 }
@@ -142,8 +143,8 @@ const VALUES: [&[u8]; 4] = [b"", b"value", b"\0\xff=\n", b"another, longer value
 
 /// An ACL for a user with a number.
 pub const ACL: [u8; 44] = [
-    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 0xe8, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0, 255, 255,
-    255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 0xe8, 3, 0, 0, 4, 0, 4, 0, 255, 255, 255, 255, 16, 0, 4, 0, 255,
+    255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 
 /// Does `steps` things in the tree below `root` that a container might do. Without regard to what they come to.
@@ -193,8 +194,9 @@ fn step(random: &mut Random, root: &Path) {
         (4 | 5, ..) => drop(fs::create_dir(&path)),
         (6, ..) => drop(symlink(OsStr::from_bytes(&b"target/".repeat(1 + nanos as usize % 40)), &path)),
         (7, ..) => {
-            let (kind, device) = [(libc::S_IFIFO, 0), (libc::S_IFCHR, libc::makedev(1, 3)), (libc::S_IFBLK, libc::makedev(7, 300))]
-                [usize::try_from(random.next(3)).unwrap()];
+            let (kind, device) =
+                [(libc::S_IFIFO, 0), (libc::S_IFCHR, libc::makedev(1, 3)), (libc::S_IFBLK, libc::makedev(7, 300))]
+                    [usize::try_from(random.next(3)).unwrap()];
             unsafe { libc::mknod(c(&path).as_ptr(), kind | 0o640, device) };
         }
         (8, ..) if writable => {
