@@ -57,25 +57,31 @@ impl Shared {
         })
     }
 
-    /// Which layer to compare with: the one asked for, if it is an ancestor, or the parent.
+    /// Which layer to compare with: the one asked for, or the parent. Records of the C module name no parent, so the caller is
+    /// believed, unless it is known to be the other way round.
     fn ancestor(&self, id: &LayerId, base: Option<&LayerId>) -> Result<Option<LayerId>> {
-        let parent = |id: &LayerId| {
-            let parent = self.there(id.as_str())?.parent;
-            if parent.is_empty() { Ok(None) } else { LayerId::parse(parent.as_bytes()).map(Some) }
-        };
-        let mut above = parent(id)?;
-        let Some(base) = base else { return Ok(above) };
+        let Some(base) = base else { return self.parent(id) };
         self.there(base.as_str())?;
-        // Records of the C module name no parent: the caller is believed. A chain is no longer than there are layers.
-        for _ in 0..self.devices.select(|_| true).len() {
+        let mut above = Some(base.clone());
+        // A chain is no longer than there are layers.
+        for _ in 0..=self.devices.select(|_| true).len() {
             match above {
-                Some(found) if found == *base => return Ok(Some(found)),
-                Some(found) => above = parent(&found)?,
-                None if base == id => break,
                 None => return Ok(Some(base.clone())),
+                Some(layer) if layer == *id => break,
+                Some(layer) => {
+                    above = match self.parent(&layer) {
+                        Err(e) if e.kind() == Kind::NotFound => None, // removed meanwhile
+                        parent => parent?,
+                    }
+                }
             }
         }
         Err(Error::new(Kind::Invalid, format!("'{base}' is no ancestor of layer '{id}'")))
+    }
+
+    fn parent(&self, id: &LayerId) -> Result<Option<LayerId>> {
+        let parent = self.there(id.as_str())?.parent;
+        if parent.is_empty() { Ok(None) } else { LayerId::parse(parent.as_bytes()).map(Some) }
     }
 
     /// Runs `work` on a layer's tree: as it is mounted, or read-only in a mount that is never attached anywhere.

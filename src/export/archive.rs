@@ -4,7 +4,7 @@ use super::described::Described;
 use super::sparse;
 use super::stream::Stream;
 use super::tar::{self, Item};
-use super::walk::{Finder, Thing, open_file};
+use super::walk::{Finder, Thing, open_file, read_link};
 use crate::archive::entry::Type;
 use crate::archive::{IdShift, acl, decode::Sink, plan};
 use crate::driver::Change;
@@ -214,10 +214,13 @@ impl<S: Sink> Archiver<S> {
 
     fn symlink(&mut self, path: &[u8], dir: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         let stat = fs::stat_at(dir, name)?;
+        if stat.kind != FileKind::Symlink {
+            return Err(changed());
+        }
         if self.is_known(path, &stat)? {
             return Ok(());
         }
-        let link = fs::read_link_at(dir, name)?;
+        let link = read_link(dir, name)?;
         let found = Described { stat, xattrs: Vec::new(), marks: Default::default() };
         self.header(path, &found, Item { kind: Type::Symlink, link: link.as_bytes(), ..Item::default() })
     }

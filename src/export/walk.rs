@@ -8,12 +8,12 @@ use super::names::Names;
 use super::place::{OPEN, Place};
 use super::{How, Source};
 use crate::driver::Change;
-use crate::error::errno::{EACCES, ELOOP, ENOTDIR, ENXIO, EXDEV};
+use crate::error::errno::{EACCES, EINVAL, ELOOP, ENOTDIR, ENXIO, EXDEV};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
 use crate::sys::{reading, subdir};
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -282,7 +282,7 @@ impl<F: Finder> Walk<'_, F> {
         let mut names = std::mem::take(&mut self.names);
         let (new, Some(old)) = self.here()? else { return Ok(false) };
         let equal = match now.kind {
-            FileKind::Symlink => fs::read_link_at(new, name)? == fs::read_link_at(old, name)?,
+            FileKind::Symlink => read_link(new, name)? == read_link(old, name)?,
             FileKind::File => {
                 let (new, old) = (open_file(new, name, self.wary)?, open_file(old, name, self.wary)?);
                 Described::of(&new, &mut names)?.says_the_same(&Described::of(&old, &mut names)?)
@@ -331,6 +331,12 @@ pub(super) fn open_file(dir: BorrowedFd<'_>, name: &OsStr, wary: bool) -> Result
     let opened = if wary { reading::open_file_warily(dir, name) } else { reading::open_file(dir, name) };
     // Something else has the name now: a symlink, a device or a socket.
     opened.map_err(|e| if [ELOOP, EACCES, ENXIO].contains(&e.errno()) { moving(e) } else { e })
+}
+
+/// The text of a symlink of the layer.
+pub(super) fn read_link(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OsString> {
+    // It is none any more.
+    fs::read_link_at(dir, name).map_err(|e| if e.errno() == EINVAL { moving(e) } else { e })
 }
 
 fn same_content(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
