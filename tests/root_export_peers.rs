@@ -1,10 +1,8 @@
 //! What others make of our archives: GNU tar, bsdtar and Python unpack them alike; umoci and skopeo take an image made of them.
 
-mod archive_support;
 mod common;
 mod tree_support;
 
-use archive_support::Scratch;
 use common::{Store, run};
 use graphdriver::driver::{Access, Compression, CreateOptions, Exported, MountOptions};
 use graphdriver::graph::Graph;

@@ -96,19 +96,24 @@ impl<S: Sink> Archiver<S> {
     fn said(&mut self, path: &[u8], xattrs: &[(Vec<u8>, Vec<u8>)]) -> Said {
         let mut said = Said::default();
         for (key, value) in xattrs {
-            let text = |value: &[u8]| acl_back(value, self.shift.as_ref());
-            let kept = match key.as_slice() {
-                acl::ACCESS => text(value).map(|text| said.acl = Some(text)),
-                acl::DEFAULT => text(value).map(|text| said.default_acl = Some(text)),
-                plan::CAPABILITY => {
-                    let value = capability_back(value, self.shift.as_ref());
-                    value.map(|value| said.xattrs.push((key.clone(), value)))
+            let text = || acl_back(value, self.shift.as_ref());
+            let (kept, into) = match key.as_slice() {
+                acl::ACCESS => (text(), &mut said.acl),
+                acl::DEFAULT => (text(), &mut said.default_acl),
+                _ => {
+                    let capability = key == plan::CAPABILITY;
+                    let value = if capability { capability_back(value, self.shift.as_ref()) } else { Some(value.clone()) };
+                    match value {
+                        Some(value) => said.xattrs.push((key.clone(), value)),
+                        None => note(&mut self.losses.attribute, path),
+                    }
+                    continue;
                 }
-                _ => Some(said.xattrs.push((key.clone(), value.clone()))),
             };
             if kept.is_none() {
                 note(&mut self.losses.attribute, path);
             }
+            *into = kept;
         }
         said
     }

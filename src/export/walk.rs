@@ -62,8 +62,11 @@ struct Walk<'a, F> {
     names: Vec<u8>,
     /// Files with several names, by device and inode: which were told of, and the names of those that were not.
     told: HashSet<(u64, u64)>,
-    passed: HashMap<(u64, u64), (Stat, Vec<Vec<u8>>)>,
+    passed: HashMap<(u64, u64), Passed>,
 }
+
+/// A file with several names, and those of them that are as they were.
+type Passed = (Stat, Vec<Vec<u8>>);
 
 /// Tells the finder of all that `source` changes.
 pub(super) fn walk(source: &Source, finder: &mut impl Finder) -> Result<()> {
