@@ -1,5 +1,6 @@
 //! A place for one test of the devicemapper driver: a home, a thin pool on loop files, and the proof at the end that the pool
 //! is sound and that nothing is left.
+#![allow(dead_code)] // each test binary uses a part of it
 
 use graphdriver::devmapper::{DeviceMapper, Observer};
 use graphdriver::driver::{Access, CreateOptions, Driver, MountOptions};
