@@ -40,6 +40,27 @@ static void on_line_call_back(int level, const char *line, void *user)
     CHECK(graphdriver_layer_exists("image"));
 }
 
+/* Fails at something else from inside the callbacks of a failure. */
+static void fail_again(const char *message, void *user)
+{
+    const char *text = graphdriver_last_error();
+    CHECK_STR(text, message); /* already that of the failure that this is about */
+    graphdriver_set_error_callback(NULL, NULL);
+    graphdriver_set_log_callback(NULL, NULL);
+    CHECK(graphdriver_mount_layer("no-such-layer", NULL) == NULL && errno == ENOENT);
+    CHECK(strstr(graphdriver_last_error(), "no-such-layer"));
+    CHECK_STR(text, message); /* what was asked for first is still there */
+    ++*(int *)user;
+}
+
+static void fail_again_at_line(int level, const char *line, void *user)
+{
+    (void)level, (void)line;
+    graphdriver_set_log_callback(NULL, NULL);
+    CHECK(graphdriver_mount_layer("no-such-layer", NULL) == NULL);
+    ++*(int *)user;
+}
+
 int main(void)
 {
     struct sink sink = { 0 };
@@ -76,6 +97,15 @@ int main(void)
     CHECK(graphdriver_create_rw("child", "no-such-parent", &none) == -1);
     CHECK(calls == 1);
     CHECK(strstr(graphdriver_last_error(), "no-such-parent")); /* the callback's own calls did not replace it */
+
+    calls = 0;
+    graphdriver_set_log_callback(fail_again_at_line, &calls);
+    CHECK(graphdriver_create_rw("child", "no-such-parent", &none) == -1 && errno == ENOENT);
+    CHECK(calls == 1 && strstr(graphdriver_last_error(), "no-such-parent"));
+    graphdriver_set_error_callback(fail_again, &calls);
+    CHECK(graphdriver_create_rw("child", "image", &quota) == -1 && errno == EOPNOTSUPP);
+    CHECK(calls == 2);
+    CHECK_STR(graphdriver_last_error(), sentence);
     drop("image");
     CHECK(graphdriver_cleanup() == 0);
     return 0;

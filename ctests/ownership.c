@@ -52,6 +52,19 @@ static void growing_a_map(void)
     graphdriver_free_map(map);
 }
 
+/* A map that is a local variable: what is in it is freed, it is not, and may be used again. */
+static void a_map_on_the_stack(void)
+{
+    json_map_string_string map = { NULL, NULL, 0 };
+    for (int i = 0; i < 2; i++) {
+        CHECK(graphdriver_get_layer_metadata("container", &map) == 0 && map.len == 4);
+        graphdriver_clear_map(&map);
+        CHECK(!map.keys && !map.values && map.len == 0);
+    }
+    graphdriver_clear_map(&map);
+    graphdriver_clear_map(NULL);
+}
+
 /* Arguments are borrowed: the caller's copies may go as soon as the call returns. */
 static void borrowed_arguments(const char *root)
 {
@@ -107,6 +120,7 @@ int main(void)
     make_rw("container", "second");
     by_hand();
     growing_a_map();
+    a_map_on_the_stack();
     failures();
     drop("container");
     borrowed_arguments(root);

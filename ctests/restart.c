@@ -74,6 +74,7 @@ int main(void)
     CHECK(graphdriver_cleanup() == -1 && errno == EBUSY);
     CHECK(is_mounted(merged));
     CHECK(graphdriver_umount_layer("container") == 0 && !is_mounted(merged));
+    CHECK(graphdriver_cleanup() == 0); /* one process has the store at a time */
 
     in_a_child(killed_while_unpacking, root);
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);

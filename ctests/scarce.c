@@ -1,10 +1,11 @@
-/* Too few descriptors, then no space: calls fail with the right errno, leave nothing half made and nothing open, and work
+/* Too few descriptors, a limit of the size of files, then no space: calls fail with the right errno, leave nothing half made and nothing open, and work
    again as soon as there is enough. */
 #include "check.h"
 #include "layers.h"
 #include "store.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -78,6 +79,41 @@ static void few_descriptors(void)
     CHECK(allowed > 1); /* the limit was felt */
 }
 
+static volatile sig_atomic_t caught;
+
+static void catch(int signal)
+{
+    (void)signal;
+    caught = 1;
+}
+
+/* A limit below what is to be written: a failure that says so, and no signal, whose default is the end of the process. */
+static void small_files_only(void)
+{
+    struct rlimit plenty, small;
+    sigset_t pending;
+    CHECK(getrlimit(RLIMIT_FSIZE, &plenty) == 0);
+    for (int limit = 0; limit <= 4096; limit += 4096) {
+        small = (struct rlimit){ (rlim_t)limit, plenty.rlim_max };
+        CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+        CHECK(life() < 2 && errno == EFBIG);
+        CHECK(setrlimit(RLIMIT_FSIZE, &plenty) == 0);
+        CHECK(sigpending(&pending) == 0 && !sigismember(&pending, SIGXFSZ));
+        end_of_life();
+        CHECK(!graphdriver_layer_exists("image") && errno == 0);
+    }
+    CHECK(life() == 4);
+    end_of_life();
+    /* The host's own writes are as they were. */
+    struct sigaction action = { .sa_handler = catch };
+    CHECK(sigaction(SIGXFSZ, &action, NULL) == 0);
+    int fd = open(store_path("own"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    small = (struct rlimit){ 0, plenty.rlim_max };
+    CHECK(fd >= 0 && setrlimit(RLIMIT_FSIZE, &small) == 0);
+    CHECK(write(fd, "x", 1) == -1 && errno == EFBIG && caught);
+    CHECK(setrlimit(RLIMIT_FSIZE, &plenty) == 0 && close(fd) == 0);
+}
+
 static void no_space(void)
 {
     struct statvfs before, after;
@@ -107,6 +143,7 @@ int main(void)
 {
     start("scarce");
     few_descriptors();
+    small_files_only();
     no_space();
     CHECK(graphdriver_cleanup() == 0);
     return 0;

@@ -63,8 +63,8 @@ pub struct Unpack<'a> {
     pub content: &'a mut dyn Read,
     /// Receives, if wanted, the size of the layer: the sum of the sizes, in bytes, of all that is not a directory, each inode once.
     pub size: Option<&'a mut u64>,
-    /// Bounds on what the archive may ask for.
-    pub limits: Limits,
+    /// Bounds on what the archive may ask for; `None` for those that the driver was configured with.
+    pub limits: Option<Limits>,
     /// Ends the unpack early.
     pub cancel: Cancel,
     /// Which digests are taken, and what they have to be.
@@ -81,7 +81,7 @@ impl<'a> Unpack<'a> {
         Unpack {
             content,
             size: None,
-            limits: Limits::default(),
+            limits: None,
             cancel: Cancel::default(),
             digests: Digests::default(),
             progress: None,

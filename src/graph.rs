@@ -11,21 +11,34 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Makes a driver ready on a home directory. `name` is the name it was asked for by.
+/// Makes a driver ready on its home. `name` is the name it was asked for by.
 type Open = fn(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>>;
 
+/// A driver that can be chosen.
+#[derive(Clone, Copy)]
+struct Choice {
+    name: &'static str,
+    /// Refuses paths that cannot be its home, before anything is made there.
+    check: fn(home: &Path) -> Result<()>,
+    open: Open,
+}
+
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.
-const DRIVERS: [(&str, Open); 3] = [
-    ("overlay2", overlay::open),
-    ("overlay", overlay::open),
-    ("devicemapper", |_, home, options, lease| devmapper::open(home, options, lease)),
+const DRIVERS: [Choice; 3] = [
+    Choice { name: "overlay2", check: overlay::check_home, open: overlay::open },
+    Choice { name: "overlay", check: overlay::check_home, open: overlay::open },
+    Choice {
+        name: "devicemapper",
+        check: |_| Ok(()),
+        open: |_, home, options, lease| devmapper::open(home, options, lease),
+    },
 ];
 
-/// How to open the driver `name`.
-fn opener(name: &str) -> Result<Open> {
-    let found = DRIVERS.iter().find(|(known, _)| *known == name).map(|(_, open)| *open);
+/// The driver `name`.
+fn choice(name: &str) -> Result<Choice> {
+    let found = DRIVERS.iter().find(|driver| driver.name == name).copied();
     found.ok_or_else(|| {
-        let known = DRIVERS.map(|(known, _)| known).join(", ");
+        let known = DRIVERS.map(|driver| driver.name).join(", ");
         let what = format!("there is no driver '{}'", name.escape_debug());
         Error::new(Kind::Invalid, what).hint(format!("there are {known}"))
     })
@@ -173,8 +186,9 @@ impl Graph {
 /// Opens the driver that is to take the place of `old`. Two on one home share its lease, and the old one pauses: it can go on if
 /// there is no new one, which needs nothing that may be missing then.
 fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options: &[&str]) -> Result<Selected> {
-    let open = opener(name)?;
+    let choice = choice(name)?;
     let home = storage_root.join(name);
+    (choice.check)(&home).context(|| format!("home '{}'", home.display()))?;
     let before = old.filter(|old| old.lease.is_of(&home));
     let lease = match before {
         Some(before) => Arc::clone(&before.lease),
@@ -183,7 +197,7 @@ fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options:
     if let Some(before) = before {
         before.driver.pause();
     }
-    match open(name, &home, options, Arc::clone(&lease)) {
+    match (choice.open)(name, &home, options, Arc::clone(&lease)) {
         Ok(driver) => Ok(Selected { driver: driver.into(), lease }),
         Err(e) => {
             if let Some(before) = before {
@@ -247,7 +261,7 @@ mod tests {
     #[test]
     fn names_of_drivers_are_exact() {
         for name in ["", "Overlay2", "overlay3", "aufs", "overlay2 "] {
-            assert_eq!(opener(name).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
+            assert_eq!(choice(name).map(drop).unwrap_err().kind(), Kind::Invalid, "{name}");
         }
     }
 

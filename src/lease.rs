@@ -8,7 +8,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::lock;
 use crate::sys::fs::{self, Stat};
-use crate::sys::process::{lock_exclusive, lock_holder};
+use crate::sys::process::{lock_exclusive, lock_holder, unlock};
+use crate::sys::xattr;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -28,7 +29,7 @@ type Inode = (u64, u64);
 #[derive(Debug)]
 pub struct Lease {
     /// Holds the lock.
-    _dir: OwnedFd,
+    dir: OwnedFd,
     home: Inode,
     told: Arc<Told>,
 }
@@ -42,6 +43,7 @@ impl Lease {
         let what = || format!("home '{}'", fs::shown(home));
         let is_new = make(home).context(what)?;
         let dir = fs::open_dir(home).context(what)?;
+        keep_to_root(&dir, is_new).context(what)?;
         let key = key(&fs::stat_fd(&dir)?);
         if !lock_exclusive(&dir).context(what)? {
             let holder =
@@ -57,7 +59,7 @@ impl Lease {
         if is_new {
             *told = Arc::default(); // another directory had the inode before
         }
-        Ok(Lease { _dir: dir, home: key, told: Arc::clone(told) })
+        Ok(Lease { dir, home: key, told: Arc::clone(told) })
     }
 
     /// Whether this is the lease of the directory `home`, by whatever path.
@@ -86,6 +88,13 @@ impl Lease {
     }
 }
 
+/// Closing the descriptor would not do: children that the host has forked since may have it.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        unlock(&self.dir);
+    }
+}
+
 fn key(stat: &Stat) -> Inode {
     (stat.device, stat.inode)
 }
@@ -106,6 +115,25 @@ fn make(home: &Path) -> Result<bool> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(failed(&e)),
     }
+}
+
+/// What is above home may have an ACL or a group that it hands down: none of it is for layers, whose `diff` becomes a container's
+/// root directory. A new home is root's alone; one that is there hands nothing on, and is not to be opened by others.
+fn keep_to_root(home: &OwnedFd, is_new: bool) -> Result<()> {
+    /// Set-group-id, and what would let others open it: who can, can take the lock and keep everybody out.
+    const NOT_FOR_OTHERS: u32 = 0o2066;
+    let mode = fs::stat_fd(home)?.mode & 0o7777;
+    if is_new {
+        fs::chown_at(home, ".", 0, 0)?;
+        forget(home, "system.posix_acl_access")?;
+    }
+    forget(home, "system.posix_acl_default")?;
+    let wanted = if is_new { 0o700 } else { mode & !NOT_FOR_OTHERS };
+    if wanted == fs::stat_fd(home)?.mode & 0o7777 { Ok(()) } else { fs::chmod_at(home, ".", wanted) }
+}
+
+fn forget(home: &OwnedFd, attribute: &str) -> Result<()> {
+    if xattr::is_set(home, attribute)? { xattr::remove(home, attribute) } else { Ok(()) }
 }
 
 #[cfg(test)]

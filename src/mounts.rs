@@ -121,26 +121,39 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(mount_points(&mount::table()?).filter(|point| point != dir && point.starts_with(dir)).collect())
 }
 
-/// Whether the topmost mount on the directory `path`, which is absolute and without symlinks, shows what lies under it: a bind
-/// mount of the directory on itself.
+/// Which mount is the topmost on the directory `path`, which is absolute and without symlinks, if it shows what lies under it: a
+/// bind mount of the directory on itself. The number is never given again; before Linux 6.8 it is, when the mount is gone.
 ///
 /// # Errors
 /// The mount table cannot be read.
-pub fn is_bound_on_itself(path: &Path) -> Result<bool> {
-    Ok(bound_on_itself(&mount::table()?, path))
+pub fn bound_on_itself(path: &Path) -> Result<Option<u64>> {
+    let number = self_bind(&mount::table()?, path);
+    Ok(match number {
+        Some(number) => Some(mount::unique_number(path)?.unwrap_or(number)),
+        None => None,
+    })
 }
 
-fn bound_on_itself(table: &[u8], path: &Path) -> bool {
-    let Some(on) = mounted(table).filter(|m| m.point == path).last() else { return false };
+fn self_bind(table: &[u8], path: &Path) -> Option<u64> {
+    let on = mounted(table).filter(|m| m.point == path).last()?;
     let above = mounted(table).filter(|m| m.point != path && path.starts_with(&m.point));
     // The deepest mount point above it; of several on one point, the last one.
-    let Some(above) = above.max_by_key(|m| m.point.as_os_str().len()) else { return false };
+    let above = above.max_by_key(|m| m.point.as_os_str().len())?;
     let below = path.strip_prefix(&above.point).unwrap_or(path);
-    on.device == above.device && on.root == above.root.join(below)
+    (on.device == above.device && on.root == above.root.join(below)).then_some(on.number)
+}
+
+/// How many mounts the calling thread's namespace has, and how many it may have (`fs.mount-max`, `proc(5)`), where that can be told.
+#[must_use]
+pub fn count() -> Option<(usize, usize)> {
+    let most = std::fs::read_to_string("/proc/sys/fs/mount-max").ok()?.trim().parse().ok()?;
+    Some((mounted(&mount::table().ok()?).count(), most))
 }
 
 /// One mount of a mount table (`proc(5)`, `mountinfo`).
 struct Mounted {
+    /// Of this mount, while it lasts.
+    number: u64,
     /// Major and minor number of the filesystem.
     device: PathBuf,
     /// Which directory of the filesystem is mounted.
@@ -149,11 +162,13 @@ struct Mounted {
     point: PathBuf,
 }
 
-/// The mounts of a mount table: the third to fifth field of each line.
+/// The mounts of a mount table: the first and the third to fifth field of each line.
 fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
     table.split(|&b| b == b'\n').filter_map(|line| {
-        let mut fields = line.split(|&b| b == b' ').skip(2).map(unescape);
-        Some(Mounted { device: fields.next()?, root: fields.next()?, point: fields.next()? })
+        let mut fields = line.split(|&b| b == b' ');
+        let number = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let mut fields = fields.skip(1).map(unescape);
+        Some(Mounted { number, device: fields.next()?, root: fields.next()?, point: fields.next()? })
     })
 }
 
@@ -201,10 +216,10 @@ mod tests {
             )
         };
         let home = Path::new("/var/lib/s/o");
-        assert!(bound_on_itself(table("/data/s/o").as_bytes(), home));
-        assert!(!bound_on_itself(table("/elsewhere/o").as_bytes(), home), "the administrator's own bind mount");
-        assert!(!bound_on_itself(table("/").as_bytes(), home), "a filesystem of its own");
-        assert!(!bound_on_itself(b"1 0 8:1 / / rw - ext4 d rw\n", home), "nothing is mounted");
+        assert_eq!(self_bind(table("/data/s/o").as_bytes(), home), Some(3));
+        assert_eq!(self_bind(table("/elsewhere/o").as_bytes(), home), None, "the administrator's own bind mount");
+        assert_eq!(self_bind(table("/").as_bytes(), home), None, "a filesystem of its own");
+        assert_eq!(self_bind(b"1 0 8:1 / / rw - ext4 d rw\n", home), None, "nothing is mounted");
     }
 
     #[test]

@@ -20,22 +20,34 @@ impl<'a> Undo<'a> {
         self.0.clear();
     }
 
-    fn roll_back(&mut self) -> impl Iterator<Item = Error> {
-        std::iter::from_fn(|| self.0.pop()).filter_map(|step| step().err())
+    /// The earlier steps rely on the later ones being taken back: the first that cannot be ends it.
+    fn roll_back(&mut self) -> Result<()> {
+        while let Some(step) = self.0.pop() {
+            if let Err(e) = step() {
+                let left = self.0.len();
+                self.0.clear();
+                return Err(if left == 0 {
+                    e
+                } else {
+                    e.context(format!("{left} earlier steps are not taken back either"))
+                });
+            }
+        }
+        Ok(())
     }
 }
 
 /// Also when a step panics.
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        for error in self.roll_back() {
+        if let Err(error) = self.roll_back() {
             log::warn!("taking back what was done before a panic: {error}");
         }
     }
 }
 
-/// Does all of `work` or, if it fails, nothing: takes back what it recorded, the last change first. The error then keeps also the
-/// causes of what could not be taken back.
+/// Does all of `work` or, if it fails, nothing: takes back what it recorded, the last change first, up to one that cannot be taken
+/// back. The error then keeps also the cause of that.
 ///
 /// # Errors
 /// Those of `work`.
@@ -47,7 +59,7 @@ pub fn all_or_nothing<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> R
             undo.keep();
             Ok(value)
         }
-        Err(error) => Err(undo.roll_back().fold(error, Error::and_also)),
+        Err(error) => Err(undo.roll_back().err().into_iter().fold(error, Error::and_also)),
     }
 }
 
@@ -57,12 +69,12 @@ mod tests {
     use crate::error::Kind;
     use std::cell::RefCell;
 
-    fn three(log: &RefCell<Vec<u32>>, fail: bool) -> Result<()> {
+    fn three(log: &RefCell<Vec<u32>>, fail: bool, stuck: u32) -> Result<()> {
         all_or_nothing(|undo| {
             for i in 0..3 {
                 undo.with(move || {
                     log.borrow_mut().push(i);
-                    if i == 1 { Err(Error::new(Kind::Busy, "step 1 stays")) } else { Ok(()) }
+                    if i == stuck { Err(Error::new(Kind::Busy, "it stays")) } else { Ok(()) }
                 });
             }
             if fail { Err(Error::new(Kind::NoSpace, "full")) } else { Ok(()) }
@@ -70,17 +82,24 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_takes_everything_back_the_last_first_and_keeps_all_causes() {
+    fn a_failure_takes_everything_back_the_last_first() {
         let log = RefCell::default();
-        let error = three(&log, true).unwrap_err();
+        assert_eq!(three(&log, true, 9).unwrap_err().to_string(), "full");
         assert_eq!(*log.borrow(), [2, 1, 0]);
-        assert!(error.kind() == Kind::NoSpace && error.to_string().contains("step 1 stays"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_ends_it_and_both_causes_are_kept() {
+        let log = RefCell::default();
+        let error = three(&log, true, 1).unwrap_err();
+        assert_eq!(*log.borrow(), [2, 1], "the first step relies on the second's being undone");
+        assert!(error.kind() == Kind::NoSpace && error.to_string().contains("it stays"), "{error}");
     }
 
     #[test]
     fn success_takes_nothing_back() {
         let log = RefCell::default();
-        three(&log, false).unwrap();
+        three(&log, false, 9).unwrap();
         assert!(log.borrow().is_empty());
     }
 

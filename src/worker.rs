@@ -8,7 +8,7 @@ use crate::log;
 use crate::sys::process::SignalsBlocked;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pause before the first retry; it doubles up to [`LONGEST`].
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -25,9 +25,13 @@ pub trait Chores: Send + Sync + 'static {
 struct State {
     /// The driver is going away.
     stop: bool,
-    /// Something was added, or may have become possible, since the worker looked.
+    /// Something was added since the worker looked.
     news: bool,
+    /// Something may have become possible.
+    nudged: bool,
     running: bool,
+    /// Something is left to do, also where the thread that was to do it is gone.
+    left: bool,
 }
 
 /// The handle that a driver keeps. Dropping it ends the thread.
@@ -48,7 +52,7 @@ impl Worker {
     pub fn wake(&self, chores: &Arc<impl Chores>) {
         let mut thread = lock(&self.thread);
         let mut state = lock(&self.signal.0);
-        state.news = true;
+        (state.news, state.left) = (true, true);
         self.signal.1.notify_all();
         if state.running || state.stop {
             return;
@@ -69,18 +73,22 @@ impl Worker {
                 }
             }
             Err(e) => {
-                drop(state);
+                drop((state, thread));
                 log::warn!("cannot start the thread '{}'; what is left to do waits for the next operation: {e}", self.name);
             }
         }
     }
 
-    /// Something may have become possible: what is left, if anything, is tried without waiting for the pause to end.
-    pub fn nudge(&self) {
+    /// Something may have become possible: what is left, if anything, is tried again, though not more often than every
+    /// [`SHORTEST`].
+    pub fn nudge(&self, chores: &Arc<impl Chores>) {
         let mut state = lock(&self.signal.0);
         if state.running {
-            state.news = true;
+            state.nudged = true;
             self.signal.1.notify_all();
+        } else if state.left {
+            drop(state);
+            self.wake(chores);
         }
     }
 
@@ -108,13 +116,18 @@ fn run(signal: &(Mutex<State>, Condvar), chores: &dyn Chores) {
     loop {
         lock(&signal.0).news = false;
         let left = chores.round(&|| lock(&signal.0).stop);
+        let ended = Instant::now();
         let mut state = lock(&signal.0);
         if state.stop || (!left && !state.news) {
-            state.running = false;
+            (state.running, state.left) = (false, left);
             return;
         }
-        let idle = |state: &mut State| !state.stop && !state.news;
-        let (state, _) = signal.1.wait_timeout_while(state, pause, idle).unwrap_or_else(PoisonError::into_inner);
+        state.nudged = false;
+        let idle = |state: &mut State| !state.stop && !state.news && !(state.nudged && ended.elapsed() >= SHORTEST);
+        while idle(&mut state) && ended.elapsed() < pause {
+            let rest = if state.nudged { SHORTEST } else { pause }.saturating_sub(ended.elapsed());
+            state = signal.1.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
         pause = if state.news { SHORTEST } else { (pause * 2).min(LONGEST) };
     }
 }

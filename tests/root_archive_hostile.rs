@@ -3,7 +3,7 @@
 mod archive_support;
 
 use archive_support::*;
-use graphdriver::archive::{self, Whiteouts};
+use graphdriver::archive::Whiteouts;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -210,7 +210,7 @@ fn what_libc_would_read_is_not_the_layers() {
         let archive = std::fs::File::open(dir.join("tar")).unwrap();
         let target = std::fs::File::open(dir.join("target")).unwrap();
         let mut read = std::io::BufReader::new(archive);
-        archive::unpack(&mut read, std::os::fd::AsFd::as_fd(&target), &options(Whiteouts::Overlay)).unwrap();
+        archive_support::unpack_from(&mut read, std::os::fd::AsFd::as_fd(&target), &options(Whiteouts::Overlay)).unwrap();
         return;
     }
     let scratch = Scratch::new("libc");

@@ -4,6 +4,7 @@ mod archive_support;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
@@ -263,5 +264,85 @@ fn ends_of_archives() {
     for bad in [body[..600].to_vec(), body[..100].to_vec(), b"no tar at all".to_vec(), [vec![0; 512], body.clone()].concat()]
     {
         assert!(unpack(&bad, &scratch.0).is_err());
+    }
+}
+
+/// Whoever yields the archive may be digesting it: on success the source is read until it has no more, whatever follows.
+#[test]
+fn the_source_is_read_to_its_end() {
+    struct Source<'a> {
+        left: &'a [u8],
+        asked_again: usize,
+        interrupted: bool,
+    }
+    impl std::io::Read for Source<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            // Every other call is interrupted by a signal.
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Err(std::io::Error::from_raw_os_error(4));
+            }
+            let count = into.len().min(self.left.len()).min(100_000);
+            into[..count].copy_from_slice(&self.left[..count]);
+            self.left = &self.left[count..];
+            self.asked_again += usize::from(count == 0);
+            Ok(count)
+        }
+    }
+    let scratch = Scratch::new("to-the-end");
+    let target = std::fs::File::open(&scratch.0).unwrap();
+    let plain = tar(&[file("a", "x")]);
+    let behind = vec![b'j'; 1_500_000];
+    for program in ["cat", "gzip -c", "gzip -9c", "zstd -qc", "bzip2 -c"] {
+        let mut archive = compressed(program, &plain);
+        archive.extend(&behind);
+        let mut source = Source { left: &archive, asked_again: 0, interrupted: false };
+        let options = options(Whiteouts::Overlay);
+        graphdriver::archive::unpack(&mut source, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
+        assert!(source.left.is_empty() && source.asked_again == 1, "{program}: {} bytes left", source.left.len());
+    }
+}
+
+/// What a program makes of bytes.
+fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut words = program.split(' ');
+    let mut child = std::process::Command::new(words.next().unwrap())
+        .args(words)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(bytes).unwrap());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{program}");
+        output.stdout
+    })
+}
+
+#[test]
+fn windows_are_as_large_as_the_limit_says() {
+    let scratch = Scratch::new("window");
+    let big = tar(&[Item { data: vec![7; 270 << 20], ..file("big", "") }]);
+    for (program, window) in [("zstd -q -1 --long=28 -c", 256 << 20), ("xz -0 -c --lzma2=preset=0,dict=192MiB", 192 << 20)] {
+        let archive = compressed(program, &big);
+        let mut how = options(Whiteouts::Overlay);
+        for (limit, fits) in [(how.limits.window, false), (window - 1, false), (window, true), (2 << 30, true)] {
+            // What an xz decoder needs beside the window is allowed for, so that there the limit is not exact.
+            if !fits && limit + (9 << 20) > window {
+                continue;
+            }
+            how.limits.set_window(limit).unwrap();
+            match unpack_with(&archive, &scratch.0, &how) {
+                Ok(_) => assert!(fits, "{program}, {limit}"),
+                Err(e) => assert!(!fits && e.errno() == 7 && e.to_string().contains("archive.max_window"), "{program}: {e}"),
+            }
+        }
+    }
+    let mut limits = options(Whiteouts::Overlay).limits;
+    for bad in [0, 1 << 10, (2 << 30) + 1, u64::MAX] {
+        assert!(limits.set_window(bad).is_err());
     }
 }

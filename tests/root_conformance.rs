@@ -3,18 +3,18 @@
 mod common;
 
 use common::Store;
-use common::scenarios::{SCENARIOS, World};
+use common::scenarios::{World, run_each};
 use common::subject::{C, Rust, Subject};
 
 fn run_all(subject: &dyn Subject) {
-    for (name, scenario) in SCENARIOS {
+    run_each(|name, scenario| {
         let store = Store::new();
-        subject.init("overlay2", &store.root().join("storage"), &[]).unwrap();
-        println!("scenario {name}");
-        scenario(&World { subject });
-        assert_eq!(common::mounts_below(&store.root().join("storage/overlay2")), [""; 0], "{name} left mounts");
+        let root = store.root().join("storage");
+        subject.init("overlay2", &root, &[]).unwrap();
+        scenario(&World { subject, driver: "overlay2", root: &root, options: &[] });
+        assert_eq!(common::mounts_below(&root.join("overlay2")), [""; 0], "{name} left mounts");
         subject.cleanup().unwrap();
-    }
+    });
 }
 
 #[test]
@@ -25,4 +25,9 @@ fn root_every_scenario_through_rust() {
 #[test]
 fn root_every_scenario_through_c() {
     run_all(&C::new());
+}
+
+#[test]
+fn another_process_answers() {
+    common::process::another_process_answers();
 }

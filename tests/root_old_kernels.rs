@@ -4,20 +4,25 @@
 mod common;
 
 use common::old_kernel::without;
-use common::scenarios::{SCENARIOS, World};
+use common::scenarios::{World, run_each};
 use common::subject::{Rust, Subject};
 use common::{Store, run};
 use std::process::Command;
 
 fn run_all() {
-    for (name, scenario) in SCENARIOS {
+    run_each(|_, scenario| {
         let store = Store::new();
         let subject = Rust::default();
-        subject.init("overlay2", &store.root(), &["overlay2.sync=none"]).unwrap();
-        println!("scenario {name}");
-        scenario(&World { subject: &subject });
+        let (root, options) = (store.root(), ["overlay2.sync=none"]);
+        subject.init("overlay2", &root, &options).unwrap();
+        scenario(&World { subject: &subject, driver: "overlay2", root: &root, options: &options });
         subject.cleanup().unwrap();
-    }
+    });
+}
+
+#[test]
+fn another_process_answers() {
+    common::process::another_process_answers();
 }
 
 #[test]

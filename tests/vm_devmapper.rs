@@ -9,7 +9,7 @@ mod crash;
 #[path = "devmapper/pool.rs"]
 mod pool;
 
-use common::scenarios::{SCENARIOS, World};
+use common::scenarios::{World, run_each};
 use common::subject::{C, Rust, Subject};
 use crash::{End, From};
 use graphdriver::devmapper::{DeviceMapper, Moment};
@@ -273,16 +273,20 @@ fn ids_of_any_allowed_form_survive_a_restart() {
 }
 
 fn run_all(subject: &dyn Subject) {
-    for (name, scenario) in SCENARIOS {
-        println!("scenario {name}");
+    run_each(|name, scenario| {
         let ground = Ground::new();
         let options: Vec<&str> = ground.options.iter().map(String::as_str).collect();
         subject.init("devicemapper", &ground.dir, &options).unwrap();
-        scenario(&World { subject });
+        scenario(&World { subject, driver: "devicemapper", root: &ground.dir, options: &options });
         assert_eq!(common::mounts_below(&ground.home()), [""; 0], "{name} left mounts");
         subject.cleanup().unwrap();
         ground.check();
-    }
+    });
+}
+
+#[test]
+fn another_process_answers() {
+    common::process::another_process_answers();
 }
 
 #[test]

@@ -1,50 +1,21 @@
-//! Project quota on real ext4 and XFS filesystems, under a kernel that has it (`vm/test`). What the library does is checked
+//! Limits of layers by project quota on real ext4 and XFS filesystems, under a kernel that has it (`vm/test`). What the library does is checked
 //! from outside, by `repquota` and by processes that write until they are refused.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // fork(2)
 
 mod common;
+#[path = "quota/ground.rs"]
+mod ground;
 
 use common::old_kernel::without;
 use common::subject::{C, Rust, Subject};
 use common::{Store, Tar, run};
 use graphdriver::driver::Access;
-use std::collections::{BTreeMap, BTreeSet};
+use ground::{BLOCK, EXT4, Kind, QUICK, World, XFS, give, limited, names, on_both, project, repquota, writes};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-
-/// How a filesystem with project quota is made and mounted.
-struct Kind {
-    name: &'static str,
-    mkfs: &'static str,
-    args: &'static [&'static str],
-    options: &'static str,
-    /// What a process hears that runs into a limit.
-    refusal: i32,
-}
-
-const EXT4: Kind = Kind {
-    name: "extfs",
-    mkfs: "mkfs.ext4",
-    args: &["-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota,lazy_itable_init=1,lazy_journal_init=1"],
-    options: "loop,prjquota",
-    refusal: libc::EDQUOT,
-};
-const XFS: Kind =
-    Kind { name: "xfs", mkfs: "mkfs.xfs", args: &["-q", "-f"], options: "loop,prjquota", refusal: libc::ENOSPC };
-
-/// The block of both filesystems, bytes.
-const BLOCK: u64 = 4096;
-const QUICK: &str = "overlay2.sync=none";
-
-macro_rules! on_both {
-    ($($test:ident)+) => {
-        mod ext4 { $(#[test] fn $test() { super::$test(&super::EXT4) })+ }
-        mod xfs { $(#[test] fn $test() { super::$test(&super::XFS) })+ }
-    };
-}
 
 on_both! {
     a_limit_holds_to_the_block_and_not_before
@@ -69,97 +40,6 @@ on_both! {
     usage_is_what_the_kernel_counts
     a_kernel_before_5_14_is_asked_by_the_device_node
     without_the_mount_option_the_reason_is_told
-}
-
-struct World {
-    subject: Rust,
-    store: Store,
-}
-
-impl World {
-    fn new(kind: &Kind, options: &[&str]) -> World {
-        let world = World { subject: Rust::default(), store: Store::with(kind.mkfs, kind.args, kind.options) };
-        world.init(options).unwrap();
-        world
-    }
-
-    fn init(&self, options: &[&str]) -> common::subject::Outcome<()> {
-        let options: Vec<&str> = options.iter().copied().chain([QUICK]).collect();
-        self.subject.init("overlay", &self.store.root(), &options)
-    }
-
-    /// What a crash of the daemon and its restart amount to.
-    fn restarted(self, options: &[&str]) -> World {
-        let world = World { subject: Rust::default(), store: self.store };
-        world.init(options).unwrap();
-        world
-    }
-
-    fn home(&self) -> PathBuf {
-        self.store.root().join("overlay")
-    }
-
-    fn diff(&self, id: &str) -> PathBuf {
-        self.home().join(id).join("diff")
-    }
-
-    fn create(&self, id: &str, storage: &[(&str, &str)]) -> common::subject::Outcome<Vec<(String, String)>> {
-        self.subject.create(id, None, Access::ReadWrite, storage)
-    }
-
-    fn project(&self, id: &str) -> u32 {
-        project(&self.home().join(id))
-    }
-
-    /// The quota of a layer as `repquota` sees it.
-    fn quota(&self, id: &str) -> Row {
-        repquota(&self.store.root()).remove(&self.project(id)).unwrap_or_default()
-    }
-}
-
-/// The project id of a directory, as `lsattr` tells.
-fn project(dir: &Path) -> u32 {
-    let output = Command::new("lsattr").args(["-p", "-d"]).arg(dir).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().next().unwrap_or_else(|| panic!("lsattr {}", dir.display())).parse().unwrap()
-}
-
-/// A line of `repquota`, in bytes and inodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Row {
-    bytes: u64,
-    byte_limit: u64,
-    inodes: u64,
-    inode_limit: u64,
-}
-
-/// Every project that has usage or limits.
-fn repquota(mount: &Path) -> BTreeMap<u32, Row> {
-    run(Command::new("sync").arg("-f").arg(mount));
-    let output = Command::new("repquota").args(["-P", "-n", "-O", "csv"]).arg(mount).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let rows = text.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.strip_prefix('#')?.split(',').collect();
-        let number = |i: usize| fields[i].parse::<u64>().unwrap();
-        assert_eq!((fields[4], fields[8]), (fields[5], fields[9]), "soft and hard limits differ: {line}");
-        let row = Row { bytes: number(3) << 10, byte_limit: number(5) << 10, inodes: number(7), inode_limit: number(9) };
-        Some((u32::try_from(number(0)).unwrap(), row))
-    });
-    rows.filter(|(_, row)| *row != Row::default()).collect()
-}
-
-/// The projects with limits.
-fn limited(mount: &Path) -> BTreeSet<u32> {
-    repquota(mount).into_iter().filter(|(_, row)| row.byte_limit + row.inode_limit > 0).map(|(id, _)| id).collect()
-}
-
-/// Whether a process that is bound by limits can write so many blocks into a new file.
-fn writes(file: &Path, blocks: u64) -> bool {
-    let script = r#"dd if=/dev/zero of="$1" bs=4096 count="$2" status=none && sync -f "$1""#;
-    let mut dd = Command::new("setpriv");
-    dd.args(["--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource", "sh", "-c", script, "sh"]);
-    dd.arg(file).arg(blocks.to_string()).output().unwrap().status.success()
 }
 
 fn a_limit_holds_to_the_block_and_not_before(kind: &Kind) {
@@ -321,12 +201,6 @@ fn a_freed_id_is_used_again_only_when_nothing_has_it(kind: &Kind) {
     assert!(limited(&w.store.root()).is_empty());
 }
 
-/// Makes a directory the project of someone else.
-fn give(dir: &Path, id: u32) {
-    fs::create_dir_all(dir).unwrap();
-    run(Command::new("chattr").args(["-p", &id.to_string(), "+P"]).arg(dir));
-}
-
 fn ids_of_others_are_never_used(kind: &Kind) {
     let w = World::new(kind, &[]);
     let root = w.store.root();
@@ -341,13 +215,12 @@ fn ids_of_others_are_never_used(kind: &Kind) {
     fs::write("/etc/projid", "backup:3\n").unwrap();
     fs::write("/etc/projects", "4:/srv/data\n").unwrap();
     let w = w.restarted(&["overlay2.size=1M"]);
-    nix::mount::umount("/etc").unwrap();
-    let mut ids = BTreeSet::new();
-    for i in 0..8 {
-        let id = format!("layer{i}");
-        w.create(&id, &[]).unwrap();
-        ids.insert(w.project(&id));
+    let layers = (0..8).map(|i| format!("layer{i}")).collect::<Vec<_>>();
+    for id in &layers {
+        w.create(id, &[]).unwrap();
     }
+    nix::mount::umount("/etc").unwrap();
+    let ids: BTreeSet<u32> = layers.iter().map(|id| w.project(id)).collect();
     assert!(ids.len() == 8 && ids.is_disjoint(&BTreeSet::from([0, 1, 2, 3, 4, 5, 7, 9])), "{ids:?}");
 }
 
@@ -402,7 +275,8 @@ fn a_thousand_layers_have_a_thousand_ids(kind: &Kind) {
     timed("quota's part of it", &mut || {
         use std::os::fd::AsFd;
         let home = fs::File::open(w.home()).unwrap();
-        drop(graphdriver::quota::Control::probe(home.as_fd(), &w.home()).unwrap());
+        let quota = graphdriver::quota::Control::probe(home.as_fd(), &w.home()).unwrap();
+        quota.check_enforced(home.as_fd()).unwrap();
     });
     timed("first layer", &mut || drop(w.create("first", &[]).unwrap()));
     timed("second layer", &mut || drop(w.create("second", &[]).unwrap()));
@@ -436,10 +310,6 @@ fn sixteen_threads_on_two_homes_never_share_an_id(kind: &Kind) {
         }
     }
     assert_eq!(limited(&w.store.root()), ids);
-}
-
-fn names(dir: &Path) -> BTreeSet<String> {
-    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn a_full_filesystem_leaves_nothing_half_made(kind: &Kind) {
@@ -534,12 +404,6 @@ fn a_full_layer_can_be_mounted_and_cleaned(kind: &Kind) {
     });
     assert!(again, "{:?}", w.quota("a"));
     assert_eq!(w.quota("a").byte_limit, 2 << 20);
-    // A crash while the limit is raised: the next mount puts it right.
-    w.subject.umount("a").unwrap();
-    let id = w.project("a").to_string();
-    run(Command::new("setquota").args(["-P", &id, "2048", "3072", "0", "0"]).arg(w.store.root()));
-    w.subject.mount("a", &[]).unwrap();
-    assert_eq!(w.quota("a").byte_limit, 2 << 20);
 }
 
 fn a_home_that_hands_on_its_own_project_works(kind: &Kind) {
@@ -616,7 +480,7 @@ fn a_kernel_before_5_14_is_asked_by_the_device_node(kind: &Kind) {
 fn without_the_mount_option_the_reason_is_told(kind: &Kind) {
     let (reason, advice) = match kind.name {
         "xfs" => ("XFS is mounted without project quota", "unmount it and mount it with -o prjquota"),
-        _ => ("project quota is counted but not enforced", "mount -o remount,prjquota"),
+        _ => ("project quota is counted but not enforced", "quotaon -P"),
     };
     refuses(Store::with(kind.mkfs, kind.args, "loop"), reason, advice);
 }

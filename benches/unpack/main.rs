@@ -10,7 +10,7 @@
 mod export;
 mod layers;
 
-use graphdriver::archive::{self, Digests, Limits, Options, Whiteouts};
+use graphdriver::archive::{self, Below, Digests, Limits, Options, Whiteouts};
 use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
@@ -133,17 +133,28 @@ fn choice(variable: &str, all: &[&str]) -> Vec<String> {
     chosen.split(' ').map(str::to_owned).collect()
 }
 
+/// A directory that has been removed, for the root of the threads that unpack.
+fn nowhere() -> std::fs::File {
+    let path =
+        std::env::temp_dir().join(format!("graphdriver-nowhere-{}-{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::create_dir(&path).unwrap();
+    let open = std::fs::File::open(&path).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    open
+}
+
 fn unpack_one(archive: &str, target: &str, how: &str) {
     let options = Options {
         whiteouts: Whiteouts::Overlay,
         shift: None,
         limits: Limits::default(),
         sync: how == "sync",
+        below: Below::default(),
         cancel: Cancel::default(),
         digests: Digests { wanted: how == "digests", ..Digests::default() },
     };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
-    archive::unpack(&mut content, target.as_fd(), &options).unwrap();
+    archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
 }
 
 fn main() {

@@ -464,6 +464,69 @@ static void test_restart(void)
     CHECK(graphdriver_rm_layer(NEVER) == 0);
 }
 
+/* The start of the layer store: what the driver denies, or has no metadata of, is deleted. */
+static void load_layers(void)
+{
+    static const char *const known[] = { BASE, SECOND, CONTAINER };
+    size_t i;
+
+    for (i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        container_inspect_graph_driver *inspect =
+            graphdriver_layer_exists(known[i]) ? graphdriver_get_metadata(known[i]) : NULL;
+
+        if (inspect == NULL) {
+            (void)graphdriver_umount_layer(known[i]);
+            (void)graphdriver_rm_layer(known[i]);
+            continue;
+        }
+        free_container_inspect_graph_driver(inspect);
+    }
+}
+
+/* Tools that skip empty directories, power cuts and full disks damage stores. Whatever it is, a start deletes nothing that the
+   user had, and what was damaged can be mended. */
+enum damage { NO_DIRECTORY, NO_FILE, NO_CONTENT };
+
+static void test_damaged_store(void)
+{
+    static const struct {
+        const char *id;
+        const char *part;
+        enum damage how;
+    } damage[] = {
+        { BASE, "/empty", NO_DIRECTORY },       { CONTAINER, "/merged", NO_DIRECTORY }, { BASE, "/link", NO_CONTENT },
+        { SECOND, "/link", NO_FILE },           { CONTAINER, "/link", NO_CONTENT },     { SECOND, "/lower", NO_CONTENT },
+        { CONTAINER, "/lower", NO_CONTENT },    { CONTAINER, "/lower", NO_FILE },
+    };
+    size_t i;
+
+    CHECK(graphdriver_umount_layer(CONTAINER) == 0);
+    for (i = 0; i < sizeof(damage) / sizeof(damage[0]); i++) {
+        const char *part = layer_path(damage[i].id, damage[i].part);
+
+        CHECK(graphdriver_cleanup() == 0);
+        if (damage[i].how == NO_CONTENT) {
+            write_file(part, "");
+        } else {
+            CHECK((damage[i].how == NO_DIRECTORY ? rmdir(part) : unlink(part)) == 0);
+        }
+        CHECK(start() == 0);
+        load_layers();
+        expect_file(layer_path(BASE, "/diff/home/notes"), "remember\n");
+        expect_file(layer_path(SECOND, "/diff/etc/group"), "root:x:0:\nwheel:x:10:\n");
+        expect_file(layer_path(CONTAINER, "/diff/written"), "by the container\n");
+
+        CHECK(graphdriver_try_repair_lowers(BASE, NULL) == 0);
+        CHECK(graphdriver_try_repair_lowers(SECOND, BASE) == 0);
+        CHECK(graphdriver_try_repair_lowers(CONTAINER, SECOND) == 0);
+        mount_container(CONTAINER);
+        expect_file(layer_path(CONTAINER, "/merged/etc/group"), "root:x:0:\nwheel:x:10:\n");
+        expect_file(layer_path(CONTAINER, "/merged/written"), "by the container\n");
+        CHECK(!path_exists(layer_path(CONTAINER, "/merged/home")));
+        CHECK(graphdriver_umount_layer(CONTAINER) == 0);
+    }
+}
+
 static void *mount_and_umount(void *id)
 {
     int i;
@@ -589,6 +652,7 @@ int main(void)
 
     test_restart();
     image_check_status("overlay");
+    test_damaged_store();
     test_threads();
     test_delete();
     CHECK(count_fds() == fds);

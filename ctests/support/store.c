@@ -104,7 +104,7 @@ const char *store_make(const char *name)
 
 const char *store_path(const char *format, ...)
 {
-    static _Thread_local char paths[16][4096];
+    static _Thread_local char paths[16][768]; /* of the stack of each thread, which may be small */
     static _Thread_local unsigned next;
     char *path = paths[next++ % 16];
     int length = snprintf(path, sizeof paths[0], "%s/", root);

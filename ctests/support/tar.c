@@ -19,10 +19,10 @@ static void append(struct tar *tar, const void *bytes, size_t length)
     tar->size += padded;
 }
 
-static void entry(struct tar *tar, char type, const char *name, unsigned mode, const char *link, const char *content)
+static void entry_of(struct tar *tar, char type, const char *name, unsigned mode, const char *link, const char *content,
+                     size_t length)
 {
     struct header header;
-    size_t length = content ? strlen(content) : 0;
     CHECK(sizeof header == 512 && strlen(name) <= sizeof header.name && strlen(link) <= sizeof header.link);
     memset(&header, 0, sizeof header);
     memcpy(header.name, name, strlen(name));
@@ -44,6 +44,11 @@ static void entry(struct tar *tar, char type, const char *name, unsigned mode, c
     append(tar, content, length);
 }
 
+static void entry(struct tar *tar, char type, const char *name, unsigned mode, const char *link, const char *content)
+{
+    entry_of(tar, type, name, mode, link, content, content ? strlen(content) : 0);
+}
+
 void tar_file(struct tar *tar, const char *name, unsigned mode, const char *content)
 {
     entry(tar, '0', name, mode, "", content);
@@ -62,6 +67,18 @@ void tar_symlink(struct tar *tar, const char *name, const char *target)
 void tar_hardlink(struct tar *tar, const char *name, const char *target)
 {
     entry(tar, '1', name, 0644, target, NULL);
+}
+
+void tar_record(struct tar *tar, const char *key, const void *value, size_t length)
+{
+    /* "length key=value\n", where the length counts its own digits: five are always enough, and may be zeros. */
+    char record[70000];
+    size_t whole = 5 + 1 + strlen(key) + 1 + length + 1;
+    CHECK(whole < sizeof record);
+    int head = snprintf(record, sizeof record, "%05zu %s=", whole, key);
+    memcpy(record + head, value, length);
+    record[whole - 1] = '\n';
+    entry_of(tar, 'x', "pax", 0644, "", record, whole);
 }
 
 void tar_end(struct tar *tar)

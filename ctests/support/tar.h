@@ -16,6 +16,8 @@ void tar_file(struct tar *tar, const char *name, unsigned mode, const char *cont
 void tar_dir(struct tar *tar, const char *name, unsigned mode);
 void tar_symlink(struct tar *tar, const char *name, const char *target);
 void tar_hardlink(struct tar *tar, const char *name, const char *target);
+/* An extension record about the entry that follows: `value` has `length` bytes, any. */
+void tar_record(struct tar *tar, const char *key, const void *value, size_t length);
 void tar_end(struct tar *tar);
 void tar_free(struct tar *tar);
 

@@ -89,7 +89,7 @@ pub fn to_text(value: &[u8]) -> Option<Vec<u8>> {
 
 /// Rewrites the ids in an attribute's value; `shift` is told whether an id is a group's. `None` when the value is malformed or
 /// `shift` refuses an id.
-pub fn shifted(value: &[u8], shift: impl Fn(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
+pub fn shifted(value: &[u8], mut shift: impl FnMut(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
     let (version, entries) = value.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*version) != VERSION || !entries.len().is_multiple_of(8) {
         return None;

@@ -1,7 +1,7 @@
 //! From what the caller's callback returns to the bytes of the tar stream: recognises the compression by content and
 //! inflates. Runs on the caller's thread.
 
-use super::limits::Limits;
+use super::limits::{Limits, MAX_WINDOW};
 use super::ring::BUFFER;
 use crate::error::errno::EIO;
 use crate::error::{Error, Kind, Result};
@@ -99,24 +99,36 @@ impl Codec for Gzip {
 /// The largest window of deflate (RFC 1951), as a power of two.
 const WINDOW_BITS: u8 = 15;
 
-struct Zstd(zstd::stream::raw::Decoder<'static>);
+/// `ZSTD_WINDOWLOG_MAX` of zstd.h.
+const ZSTD_MOST: u32 = 31;
+
+struct Zstd {
+    decoder: zstd::stream::raw::Decoder<'static>,
+    window: u64,
+}
+
+fn window_exceeded(format: Format, window: u64) -> Error {
+    let text = format!("limit 'window': the {} data need more memory than a window of {window} bytes", format.name());
+    Error::new(Kind::Limit, text).hint(format!("the option {MAX_WINDOW} raises it"))
+}
 
 impl Zstd {
     fn new(limits: &Limits) -> Result<Zstd> {
         let mut decoder = zstd::stream::raw::Decoder::new().map_err(|e| broken(Format::Zstd, e))?;
-        let window = zstd::stream::raw::DParameter::WindowLogMax(limits.window.max(1 << 10).ilog2());
+        let log = limits.window.clamp(1 << 10, 1 << ZSTD_MOST).ilog2();
+        let window = zstd::stream::raw::DParameter::WindowLogMax(log);
         decoder.set_parameter(window).map_err(|e| broken(Format::Zstd, e))?;
-        Ok(Zstd(decoder))
+        Ok(Zstd { decoder, window: limits.window })
     }
 }
 
 impl Codec for Zstd {
     fn step(&mut self, input: &[u8], output: &mut [u8], _last: bool) -> Result<Step> {
         use zstd::stream::raw::Operation;
-        let status = self.0.run_on_buffers(input, output).map_err(|e| {
+        let status = self.decoder.run_on_buffers(input, output).map_err(|e| {
             let text = e.to_string();
             if text.contains("too much memory") {
-                Error::new(Kind::Limit, "limit 'window': the zstd frame needs a larger window than is allowed")
+                window_exceeded(Format::Zstd, self.window)
             } else {
                 broken(Format::Zstd, text)
             }
@@ -129,14 +141,17 @@ impl Codec for Zstd {
     }
 }
 
-struct Xz(liblzma::stream::Stream);
+struct Xz {
+    stream: liblzma::stream::Stream,
+    window: u64,
+}
 
 impl Xz {
     fn new(limits: &Limits) -> Result<Xz> {
         // `LZMA_CONCATENATED`: streams may follow one another, with padding between them.
         let memory = limits.window.saturating_add(XZ_OVERHEAD);
         let stream = liblzma::stream::Stream::new_stream_decoder(memory, liblzma::stream::CONCATENATED);
-        Ok(Xz(stream.map_err(|e| broken(Format::Xz, e))?))
+        Ok(Xz { stream: stream.map_err(|e| broken(Format::Xz, e))?, window: limits.window })
     }
 }
 
@@ -146,17 +161,15 @@ const XZ_OVERHEAD: u64 = 8 << 20;
 impl Codec for Xz {
     fn step(&mut self, input: &[u8], output: &mut [u8], last: bool) -> Result<Step> {
         use liblzma::stream::{Action, Error as Fault, Status};
-        let (read, written) = (self.0.total_in(), self.0.total_out());
+        let (read, written) = (self.stream.total_in(), self.stream.total_out());
         let action = if last { Action::Finish } else { Action::Run };
-        let status = match self.0.process(input, output, action) {
-            Err(Fault::MemLimit) => {
-                return Err(Error::new(Kind::Limit, "limit 'window': the xz stream needs more memory than is allowed"));
-            }
+        let status = match self.stream.process(input, output, action) {
+            Err(Fault::MemLimit) => return Err(window_exceeded(Format::Xz, self.window)),
             other => other.map_err(|e| broken(Format::Xz, e))?,
         };
         Ok(Step {
-            read: usize::try_from(self.0.total_in() - read).unwrap_or(0),
-            written: usize::try_from(self.0.total_out() - written).unwrap_or(0),
+            read: usize::try_from(self.stream.total_in() - read).unwrap_or(0),
+            written: usize::try_from(self.stream.total_out() - written).unwrap_or(0),
             complete: status == Status::StreamEnd,
         })
     }
@@ -212,6 +225,15 @@ impl Input<'_> {
             self.left = left.ok_or_else(|| Error::new(Kind::Limit, "limit 'stream': the compressed stream is longer"))?;
         }
         Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// Reads on to the end of the stream: whoever yields it may be counting or digesting what is read.
+    fn exhaust(&mut self) -> Result<()> {
+        while !self.ended {
+            self.start = self.end;
+            self.want(1)?;
+        }
+        Ok(())
     }
 }
 
@@ -274,8 +296,8 @@ fn copy(input: &mut Input<'_>, sink: &mut dyn Sink) -> Result<bool> {
     }
 }
 
-/// Passes a compressed stream on; `false` when the other end stopped listening. What follows the last member is ignored, as
-/// the command line tools do.
+/// Passes a compressed stream on; `false` when the other end stopped listening. What follows the last member is read and
+/// ignored, as the command line tools do.
 fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, sink: &mut dyn Sink) -> Result<bool> {
     loop {
         let Some(mut buffer) = sink.buffer() else { return Ok(false) };
@@ -301,7 +323,7 @@ fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, sink: &
             return Ok(false);
         }
         if finished {
-            return Ok(true);
+            return input.exhaust().map(|()| true);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Open directories of the layer: every path of the archive is resolved here, once, to a descriptor.
 
+use super::limits::Limits;
+use super::plan::Owner;
 use super::walk;
 use crate::error::Result;
 use crate::error::errno::{EACCES, ERANGE};
-use crate::sys::fs;
+use crate::sys::fs::{self, Stat};
 use crate::sys::place::{self, Time};
 use crate::sys::{openat2, xattr};
 use std::cell::Cell;
@@ -20,8 +22,11 @@ pub(super) struct Dir {
     /// The times it gets back when it is put away: what is placed in it must not change them.
     pub(super) times: Cell<(Time, Time)>,
     pub(super) changed: Cell<bool>,
-    /// New files get neither group nor ACL from it.
+    /// New files have the mode they are made with, and get neither group nor ACL from it.
     pub(super) plain: Cell<bool>,
+    /// Whom new files belong to, once one was looked at: where a mount option (`grpid`) or the directory says so, not to the group
+    /// of the thread.
+    pub(super) given: Cell<Option<Owner>>,
     /// It is marked as one that may hold whiteouts.
     pub(super) whiteouts: Cell<bool>,
     used: Cell<u64>,
@@ -34,6 +39,8 @@ impl AsFd for Dir {
 }
 
 const SETGID: u32 = 0o2000;
+/// The bits of a mode that are no file type.
+pub(super) const PERMISSIONS: u32 = 0o7777;
 
 impl Dir {
     fn new(fd: OwnedFd, inode: u64) -> Result<Dir> {
@@ -44,6 +51,7 @@ impl Dir {
             times: Cell::new((Time::KEEP, mtime)),
             changed: Cell::new(false),
             plain: Cell::new(true),
+            given: Cell::new(None),
             whiteouts: Cell::new(false),
             used: Cell::new(0),
         };
@@ -53,8 +61,24 @@ impl Dir {
 
     /// Finds out anew whether new files inherit something.
     pub(super) fn look(&self) -> Result<()> {
+        self.given.set(None);
         self.plain.set(!hands_down(&self.fd)?);
         Ok(())
+    }
+
+    /// What the kernel makes of new files in here, as the first of them shows: one call for a directory, none for a file.
+    /// `mode` is what it was made with, where that says something.
+    pub(super) fn given(&self, mode: Option<u32>, first: impl FnOnce() -> Result<Stat>) -> Result<Owner> {
+        if let Some(owner) = self.given.get() {
+            return Ok(owner);
+        }
+        let stat = first()?;
+        if mode.is_some_and(|mode| mode != stat.mode & PERMISSIONS) {
+            self.plain.set(false);
+        }
+        let owner = Owner { uid: stat.uid, gid: stat.gid };
+        self.given.set(Some(owner));
+        Ok(owner)
     }
 
     fn put_away(&self) -> Result<()> {
@@ -83,13 +107,15 @@ pub(super) struct Dirs {
     root: Rc<Dir>,
     open: Vec<Rc<Dir>>,
     paths: Vec<(Vec<u8>, Rc<Dir>)>,
+    steps: walk::Steps,
     clock: u64,
 }
 
 impl Dirs {
-    pub(super) fn new(root: OwnedFd) -> Result<Dirs> {
+    pub(super) fn new(root: OwnedFd, limits: &Limits) -> Result<Dirs> {
         let inode = fs::stat_fd(&root)?.inode;
-        Ok(Dirs { root: Rc::new(Dir::new(root, inode)?), open: Vec::new(), paths: Vec::new(), clock: 0 })
+        let root = Rc::new(Dir::new(root, inode)?);
+        Ok(Dirs { root, open: Vec::new(), paths: Vec::new(), steps: walk::Steps::new(limits), clock: 0 })
     }
 
     pub(super) fn root(&self) -> Rc<Dir> {
@@ -111,12 +137,18 @@ impl Dirs {
             self.touch(&dir);
             return Ok(dir);
         }
-        let fd = match openat2::open_in_root(self.root.as_fd(), path) {
-            Ok(Some(fd)) => fd,
-            Ok(None) => walk::open(self.root.as_fd(), path, make)?,
-            // EACCES: with fs.protected_symlinks the kernel follows no link of others in a sticky directory; the walk reads it.
-            Err(e) if walk::can_be_made(&e) || e.errno() == EACCES => walk::open(self.root.as_fd(), path, make)?,
-            Err(e) => return Err(e),
+        let root = Rc::clone(&self.root);
+        let mut walk = |make: Option<walk::Make<'_>>| walk::open(root.as_fd(), path, make, &mut self.steps);
+        let found = match openat2::open_in_root(root.as_fd(), path) {
+            Ok(Some(fd)) => Ok(fd),
+            Ok(None) => walk(None),
+            // With fs.protected_symlinks the kernel looks at no link of others in a sticky directory; the walk reads it.
+            Err(e) if e.errno() == EACCES => walk(None),
+            Err(e) => Err(e),
+        };
+        let fd = match found {
+            Err(e) if walk::can_be_made(&e) && make.is_some() => walk(make)?,
+            found => found?,
         };
         self.add(path.to_vec(), fd)
     }

@@ -101,8 +101,8 @@ impl<'l, S: BufRead> Reader<'l, S> {
         };
         match bytes {
             // Borrowed anew: the loop above must not hold on to the borrow.
-            Ok(_) => self.source.fill_buf().map_err(|e| stopped(&e)),
-            Err(e) => Err(stopped(&e)),
+            Ok(_) => self.source.fill_buf().map_err(stopped),
+            Err(e) => Err(stopped(e)),
         }
     }
 
@@ -463,6 +463,6 @@ fn padded(size: u64) -> Result<u64> {
 /// `EPIPE` of `asm-generic/errno-base.h`: the errno of an error that says that the stream was broken off.
 pub(super) const BROKEN_OFF: i32 = 32;
 
-fn stopped(e: &std::io::Error) -> Error {
-    Error::sys(format!("the archive broke off ({e})"), BROKEN_OFF)
+fn stopped(e: std::io::Error) -> Error {
+    e.downcast().unwrap_or_else(|e| Error::sys(format!("the archive broke off ({e})"), BROKEN_OFF))
 }

@@ -4,15 +4,16 @@
 //! do with names stays with the first, in the order of the archive. This one is handed open files and knows no name: whatever
 //! the first does to a file's name meanwhile (link it, remove it, put a directory there), the file is the same.
 
-use super::describe::{self, Amends, Losses};
+use super::describe::{self, Amends};
 use super::entry::{BROKEN_OFF, Entry, Reader};
+use super::losses::Losses;
 use super::plan::Metadata;
 use crate::error::{Context, Error, Result};
-use crate::sys::{caps, place};
+use crate::sys::{caps, confine, place};
 use std::io::BufRead;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 /// Files of up to this many bytes are handed over. Larger ones keep the first thread long enough for the second to catch up.
 const MOST: u64 = 64 << 10;
@@ -21,6 +22,9 @@ const FILES: usize = 16;
 const BYTES: usize = 256 << 10;
 /// Batches there are; with [`FILES`], the files that are open at once (64), and with [`BYTES`] and [`MOST`] the memory.
 const BATCHES: usize = 4;
+
+/// Batches that are finished in a row, if they come so fast, before a change of the host's ids is let in.
+const WITHOUT_WAITING: usize = 16;
 
 /// Whether a file is one to hand over. Those with attributes are few, and the memory of many would have to be bounded.
 pub(super) fn takes(entry: &Entry, metadata: &Metadata) -> bool {
@@ -53,6 +57,7 @@ pub(super) struct Unfinished {
 pub(super) struct Finisher {
     full: Receiver<Batch>,
     free: SyncSender<Batch>,
+    since_waited: usize,
 }
 
 /// Makes both ends.
@@ -63,7 +68,7 @@ pub(super) fn queue() -> (Unfinished, Finisher) {
         // The other end is in this function and there is room for all: this cannot fail.
         let _ = free.send(Batch::default());
     }
-    (Unfinished { full, free: freed, batch: Batch::default() }, Finisher { full: filled, free })
+    (Unfinished { full, free: freed, batch: Batch::default() }, Finisher { full: filled, free, since_waited: 0 })
 }
 
 impl Unfinished {
@@ -113,11 +118,24 @@ fn stopped() -> Error {
 }
 
 impl Finisher {
+    /// The next batch; `None` when there are no more.
+    fn next(&mut self) -> Result<Option<Batch>> {
+        self.since_waited += 1;
+        match self.full.try_recv() {
+            Ok(batch) if self.since_waited < WITHOUT_WAITING => Ok(Some(batch)),
+            Err(TryRecvError::Disconnected) => Ok(None),
+            at_hand => {
+                self.since_waited = 0;
+                confine::waiting(|| at_hand.ok().or_else(|| self.full.recv().ok()))
+            }
+        }
+    }
+
     /// Finishes files until there are no more.
-    pub(super) fn run(self, losses: &Losses) -> Result<()> {
+    pub(super) fn run(mut self, losses: &Losses<'_>) -> Result<()> {
         let needed = caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::SETFCAP);
-        caps::reduce(needed, needed).context(|| "confine the thread that finishes files")?;
-        while let Ok(mut batch) = self.full.recv() {
+        let _confined = confine::enter_further(needed).context(|| "confine the thread that finishes files")?;
+        while let Some(mut batch) = self.next()? {
             let Batch { bytes, tasks } = &mut batch;
             for Task { file, path, content, metadata, amends } in tasks.drain(..) {
                 let path = &bytes[path];

@@ -1,20 +1,23 @@
 //! Unpacking a layer: from any byte stream into a directory, confined to that directory.
 //!
 //! The calling thread reads and inflates ([`decode`]) into a bounded ring of buffers ([`ring`]). A thread of its own, locked
-//! into the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
+//! out of all trees but the target (root, umask, signals, capabilities), turns bytes into entries ([`entry`]), entries into operations
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
 //! lock, gives small files their content ([`finish`]).
 
 mod account;
 pub mod acl;
+mod below;
 pub mod decode;
 mod describe;
 mod dirs;
 pub mod entry;
 mod extension;
 mod finish;
+mod gate;
 mod header;
 mod limits;
+mod losses;
 pub mod pax;
 mod place;
 pub mod plan;
@@ -24,19 +27,22 @@ mod walk;
 
 pub(crate) use account::Taken;
 pub use account::{Digests, Progress};
+pub use below::Below;
 pub(crate) use describe::remove_xattrs;
-pub use limits::Limits;
+pub use limits::{Limits, MAX_WINDOW};
+pub use losses::{Loss, Lost};
 pub use plan::IdShift;
 
 use crate::cancel::{Cancel, Until};
 use crate::digest::Digest;
-use crate::error::errno::EAGAIN;
+use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
 use account::Accounted;
-use describe::Losses;
 use entry::{Entry, Reader};
+use gate::Gate;
+use losses::Losses;
 use place::Placer;
 use std::ffi::OsStr;
 use std::io::{BufRead, Read};
@@ -44,6 +50,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
+
+/// Whether an attribute is an archive's business: whether it means the same on every host.
+pub(crate) fn is_of_archives(key: &[u8]) -> bool {
+    Loss::of_class(key).is_none()
+}
 
 /// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +76,8 @@ pub struct Options {
     pub limits: Limits,
     /// Return only when everything is on disk.
     pub sync: bool,
+    /// The lower layers, for the look of directories that the archive implies. None where the target holds their content itself.
+    pub below: Below,
     /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
     pub cancel: Cancel,
     /// Which digests are taken and checked; one that is wrong is found out after all was unpacked.
@@ -87,12 +100,19 @@ pub struct Outcome {
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
+/// The threads that work in it have `nowhere`, a directory that has been removed, for their root. `before_change` is called once, on another thread, before the target is changed; never for an archive that fails before that.
 ///
 /// # Errors
-/// The archive is malformed, hostile or beyond a limit, `content` fails, or a system call does; the text names the entry. The
-/// target then holds part of the layer.
-pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options) -> Result<Outcome> {
-    unpack_showing(content, target, options, None)
+/// The archive is malformed, hostile or beyond a limit, `content` or `before_change` fails, or a system call does; the text names the
+/// entry. If the target was changed, it holds part of the layer.
+pub fn unpack(
+    content: &mut dyn Read,
+    target: BorrowedFd<'_>,
+    nowhere: BorrowedFd<'_>,
+    options: &Options,
+    before_change: &(dyn Fn() -> Result<()> + Sync),
+) -> Result<Outcome> {
+    unpack_showing(content, target, nowhere, options, before_change, None)
 }
 
 /// The same, telling `progress` how far it is.
@@ -102,7 +122,9 @@ pub fn unpack(content: &mut dyn Read, target: BorrowedFd<'_>, options: &Options)
 pub fn unpack_showing(
     content: &mut dyn Read,
     target: BorrowedFd<'_>,
+    nowhere: BorrowedFd<'_>,
     options: &Options,
+    before_change: &(dyn Fn() -> Result<()> + Sync),
     progress: Option<Progress<'_>>,
 ) -> Result<Outcome> {
     let wanted = options.digests.are_wanted();
@@ -110,12 +132,15 @@ pub fn unpack_showing(
     let mut source = Accounted::new(Until::new(content, &options.cancel), wanted, entries, progress);
     let (mut filler, drainer) = ring::hashing(&taken);
     let drainer = Until::new(drainer, &options.cancel);
-    let losses = Losses::default();
+    let losses = Losses::new(target);
     let outcome = std::thread::scope(|scope| {
         let losses = &losses;
+        let (gate, keeper) = gate::gate();
+        // Confined threads must not touch anything but the layer's content.
+        let keeping = start(scope, "unpack-gate", move || keeper.serve(before_change))?;
         let placing = start(scope, "unpack", move || {
-            confined(target, options)?;
-            place_all(Reader::new(drainer, &options.limits), target, options, losses, entries)
+            let _confined = confined(nowhere, options)?;
+            place_all(Reader::new(drainer, &options.limits), target, options, losses, (gate, entries))
         })?;
         let fed = decode::run(&mut source, &mut filler, &options.limits);
         if let Ok(true) = fed {
@@ -123,7 +148,7 @@ pub fn unpack_showing(
         } else {
             drop(filler); // which breaks the stream off
         }
-        let placed = outcome_of(placing);
+        let placed = outcome_of(placing).and_then(|placed| outcome_of(keeping).map(|()| placed));
         match (fed, placed) {
             // A source that failed breaks the stream off under the other thread: its error is the cause.
             (Err(cause), Err(e)) if e.errno() == entry::BROKEN_OFF => Err(cause),
@@ -146,12 +171,12 @@ pub fn unpack_showing(
     Ok(outcome)
 }
 
-fn confined(target: BorrowedFd<'_>, options: &Options) -> Result<()> {
+fn confined(nowhere: BorrowedFd<'_>, options: &Options) -> Result<confine::Confined> {
     let files =
         caps::CHOWN.with(caps::DAC_OVERRIDE).with(caps::FOWNER).with(caps::FSETID).with(caps::MKNOD).with(caps::SETFCAP);
     // Overlay's marks are trusted attributes, which need this one: in force only while one is set.
     let held_back = if options.whiteouts == Whiteouts::Overlay { caps::SYS_ADMIN } else { caps::NONE };
-    confine::enter(target, files.with(held_back), held_back).context(|| "confine the unpacking thread to the layer")
+    confine::enter(nowhere, files.with(held_back), held_back).context(|| "confine the unpacking thread")
 }
 
 /// Starts a thread; it gets root, umask, signal mask and capabilities of the one that starts it.
@@ -173,16 +198,16 @@ fn place_all<S: BufRead>(
     reader: Reader<'_, S>,
     target: BorrowedFd<'_>,
     options: &Options,
-    losses: &Losses,
-    entries: &AtomicU64,
+    losses: &Losses<'_>,
+    (gate, entries): (Gate, &AtomicU64),
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
-        let finishing = start(scope, "unpack-finish", || finisher.run(losses))?;
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
-        let placed = place_entries(reader, placer, options, entries);
+        let finishing = confine::waiting(|| start(scope, "unpack-finish", || finisher.run(losses)))??;
+        let placed = place_entries(reader, placer, options, (gate, entries));
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
-        outcome_of(finishing).and(placed)
+        confine::waiting(|| outcome_of(finishing))?.and(placed)
     })
 }
 
@@ -190,7 +215,7 @@ fn place_entries<S: BufRead>(
     mut reader: Reader<'_, S>,
     mut placer: Placer<'_>,
     options: &Options,
-    entries: &AtomicU64,
+    (mut gate, entries): (Gate, &AtomicU64),
 ) -> Result<Outcome> {
     let mut entry = Entry::default();
     loop {
@@ -198,13 +223,25 @@ fn place_entries<S: BufRead>(
         if !next.context(|| unpacking(&entry.path))? {
             break;
         }
-        let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| placer.place(&what, &mut reader, &entry));
-        done.context(|| unpacking(&entry.path))?;
+        let done = plan::plan(&entry, options.shift.as_ref()).and_then(|what| {
+            if !matches!(what, plan::Operation::Skip) {
+                gate.pass()?;
+            }
+            placer.place(&what, &mut reader, &entry)
+        });
+        done.map_err(blame).context(|| unpacking(&entry.path))?;
         entries.store(reader.count(), Ordering::Relaxed);
     }
     let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count(), ..Outcome::default() };
     placer.finish()?;
     Ok(outcome)
+}
+
+/// An entry that cannot be placed where it says is the archive's fault, and its errno says so: those of paths and names mean other
+/// things to the caller.
+fn blame(error: Error) -> Error {
+    const OF_NAMES: [i32; 5] = [ENOENT, ENOTDIR, EISDIR, EINVAL, ELOOP];
+    if OF_NAMES.contains(&error.errno()) && error.kind() != Kind::Invalid { error.with_kind(Kind::Archive) } else { error }
 }
 
 /// What was being done to the entry at `path`, which is empty where that is not known.

@@ -1,11 +1,14 @@
 //! Puts entries into the layer: descriptors and single names only, on the confined thread.
 
-use super::describe::{self, Amends, IMPLIED_MODE, Losses, SETID};
-use super::dirs::{Dir, Dirs, hands_down};
+use super::below::Lookup;
+use super::describe::{self, Amends, IMPLIED_MODE};
+use super::dirs::{Dir, Dirs, PERMISSIONS, hands_down};
 use super::entry::{Reader, Type};
 use super::finish::{self, Unfinished};
-use super::plan::{CAPABILITY, IdShift, LINKS, Metadata, Operation, Owner, Place};
+use super::losses::Losses;
+use super::plan::{IdShift, LINKS, Metadata, Operation, Owner, Place};
 use super::purge::Placed;
+use super::walk::Spot;
 use super::{Options, Whiteouts};
 use crate::error::errno::{EEXIST, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
@@ -29,11 +32,9 @@ pub(super) struct Placer<'o> {
     options: &'o Options,
     dirs: Dirs,
     placed: Placed,
-    /// Whom a new file belongs to when nobody says otherwise.
-    own: Owner,
     /// Whom a directory belongs to that no entry describes.
     implied: Owner,
-    losses: &'o Losses,
+    losses: &'o Losses<'o>,
     unfinished: Unfinished,
     /// The files of AUFS with several names are there, for hard links to them.
     aufs_links: bool,
@@ -41,6 +42,8 @@ pub(super) struct Placer<'o> {
     made: u64,
     /// The archive hides everything below the layer.
     pub(super) root_opaque: bool,
+    /// Finds what implied directories are merged with.
+    lookup: Lookup,
 }
 
 fn bytes(name: &[u8]) -> &OsStr {
@@ -55,25 +58,23 @@ impl<'o> Placer<'o> {
     pub(super) fn new(
         root: OwnedFd,
         options: &'o Options,
-        losses: &'o Losses,
+        losses: &'o Losses<'o>,
         unfinished: Unfinished,
     ) -> Result<Placer<'o>> {
-        let (uid, gid) = fs::effective_ids();
         let zero = Owner { uid: 0, gid: 0 };
         let implied = options.shift.as_ref().map_or(Ok(zero), |shift: &IdShift| shift.apply(zero))?;
         let placed = Placed::new(options.whiteouts == Whiteouts::Delete);
-        let own = Owner { uid, gid };
         Ok(Placer {
             options,
-            dirs: Dirs::new(root)?,
+            dirs: Dirs::new(root, &options.limits)?,
             placed,
-            own,
             implied,
             losses,
             unfinished,
             aufs_links: false,
             made: 0,
             root_opaque: false,
+            lookup: Lookup::default(),
         })
     }
 
@@ -105,27 +106,27 @@ impl<'o> Placer<'o> {
             Operation::Skip => Ok(()),
             Operation::Root(metadata) => {
                 let root = self.dirs.root();
-                self.describe_dir(&root, metadata, true)
+                self.describe_dir(&root, b".", metadata, true)
             }
-            Operation::Dir(at, metadata) => self.dir(at, metadata),
+            Operation::Dir(at, metadata) => self.dir(at, &entry.path, metadata),
             Operation::File(at, metadata) => self.file(at, metadata, content, entry),
             Operation::Symlink(at, metadata, text) => {
                 let parent = self.parent(&at.parent)?;
                 self.new_name(&parent, at.name, || fs::symlink_at(bytes(text), &parent, bytes(at.name)))?;
-                if Amends::of(metadata, self.own, parent.plain.get()).owner {
-                    fs::chown_at(&parent, bytes(at.name), metadata.owner.uid, metadata.owner.gid)?;
-                }
+                own(&parent, at.name, metadata.owner)?;
+                self.losses.entry(&entry.path, &metadata.lost);
                 place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
             }
-            Operation::Node(at, metadata, kind, device) => self.node(at, metadata, *kind, *device),
+            Operation::Node(at, metadata, kind, device) => self.node(at, &entry.path, metadata, *kind, *device),
             Operation::Hardlink(at, target) => self.hard_link(at, target),
             Operation::Whiteout(at, owner) => match self.options.whiteouts {
                 Whiteouts::Overlay => self.whiteout(at, *owner),
                 Whiteouts::Delete => {
                     let parent = self.parent(&at.parent)?;
                     parent.changed.set(true);
-                    self.dirs.forget_paths();
-                    let reset = self.placed.remove(&parent, at.name, self.implied)?;
+                    self.forget_paths();
+                    let reset =
+                        self.placed.remove(&parent, at.name, self.implied, &|| self.options.cancel.is_requested())?;
                     if reset { self.dirs.look_again() } else { Ok(()) }
                 }
             },
@@ -135,11 +136,14 @@ impl<'o> Placer<'o> {
                 self.root_opaque |= is_root;
                 match self.options.whiteouts {
                     Whiteouts::Overlay if is_root => Ok(()), // the kernel looks for it below the root only
-                    Whiteouts::Overlay => set_opaque(dir.as_fd()),
+                    Whiteouts::Overlay => {
+                        self.lookup.forget();
+                        set_opaque(dir.as_fd())
+                    }
                     Whiteouts::Delete => {
                         dir.changed.set(true);
-                        self.dirs.forget_paths();
-                        let reset = self.placed.empty(&dir, self.implied)?;
+                        self.forget_paths();
+                        let reset = self.placed.empty(&dir, self.implied, &|| self.options.cancel.is_requested())?;
                         if reset { self.dirs.look_again() } else { Ok(()) }
                     }
                 }
@@ -147,11 +151,19 @@ impl<'o> Placer<'o> {
         }
     }
 
+    /// Forgets what paths lead to, because something was removed.
+    fn forget_paths(&mut self) {
+        self.dirs.forget_paths();
+        self.lookup.forget();
+    }
+
     /// The directory at a path; what is missing of it is made.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
-        let (implied, own, overlay) = (self.implied, self.own, self.is_overlay());
+        let (implied, overlay) = (self.implied, self.is_overlay());
         let (placed, made, limit) = (&mut self.placed, &mut self.made, self.options.limits.entries);
-        let mut make = |dir: BorrowedFd<'_>, name: &[u8], there: Option<&Stat>| {
+        let (below, lookup, root) = (&self.options.below, &mut self.lookup, self.dirs.root());
+        let mut make = |spot: &Spot<'_>, there: Option<&Stat>| {
+            let (dir, name) = (spot.dir, spot.name);
             let hidden = overlay && there.is_some_and(is_whiteout);
             if there.is_some() && !hidden && !placed.is_lower(dir, name)? {
                 return Ok(false);
@@ -167,8 +179,13 @@ impl<'o> Placer<'o> {
             }
             place::make_dir(dir, name, IMPLIED_MODE)?;
             let new = fs::open_dir_at(dir, bytes(name))?;
-            if implied != own || hands_down(dir)? {
-                describe::implied(&new, implied)?;
+            let found = fs::stat_fd(&new)?;
+            let right = (found.uid, found.gid, found.mode & PERMISSIONS) == (implied.uid, implied.gid, IMPLIED_MODE);
+            let template = if hidden { None } else { lookup.find(below, root.as_fd(), &spot.parent(), name)? };
+            match template {
+                Some(template) => describe::copied_up(&new, &template)?,
+                None if !right || hands_down(dir)? => describe::implied(&new, implied)?,
+                None => {}
             }
             // Not the time of the unpacking: the same archive is to make the same layer.
             place::set_times(&new, Time::KEEP, Time::default())?;
@@ -198,12 +215,12 @@ impl<'o> Placer<'o> {
     fn clear(&mut self, parent: &Dir, name: &[u8]) -> Result<()> {
         let stat = fs::stat_at(parent, bytes(name))?;
         if matches!(stat.kind, FileKind::Dir | FileKind::Symlink) {
-            self.dirs.forget_paths();
+            self.forget_paths();
         }
-        tree::remove(parent.as_fd(), bytes(name))
+        tree::remove_unless(parent.as_fd(), bytes(name), &|| self.options.cancel.is_requested())
     }
 
-    fn dir(&mut self, at: &Place<'_>, metadata: &Metadata) -> Result<()> {
+    fn dir(&mut self, at: &Place<'_>, path: &[u8], metadata: &Metadata) -> Result<()> {
         let parent = self.parent(&at.parent)?;
         parent.changed.set(true);
         self.placed.note(&parent, at.name);
@@ -228,30 +245,31 @@ impl<'o> Placer<'o> {
         if !existed {
             self.placed.note_new_dir(fd.as_fd())?;
         }
-        let mut path = at.parent.to_vec();
-        if !path.is_empty() {
-            path.push(b'/');
+        let mut known = at.parent.to_vec();
+        if !known.is_empty() {
+            known.push(b'/');
         }
-        path.extend_from_slice(at.name);
-        let dir = self.dirs.add(path, fd)?;
-        self.describe_dir(&dir, metadata, existed || !parent.plain.get())
+        known.extend_from_slice(at.name);
+        let dir = self.dirs.add(known, fd)?;
+        self.describe_dir(&dir, path, metadata, existed || !parent.plain.get())
     }
 
-    /// Sets what an entry says about a directory; `all` where nothing of it can be right already.
-    fn describe_dir(&mut self, dir: &Dir, metadata: &Metadata, all: bool) -> Result<()> {
-        let chown = all || metadata.owner != self.own;
-        if chown {
+    /// Sets what an entry says about a directory and is not so already; `attributes` where it may have some from elsewhere.
+    fn describe_dir(&mut self, dir: &Dir, path: &[u8], metadata: &Metadata, attributes: bool) -> Result<()> {
+        let found = fs::stat_fd(dir)?;
+        let owner = (found.uid, found.gid) != (metadata.owner.uid, metadata.owner.gid);
+        if owner {
             place::set_owner(dir, metadata.owner.uid, metadata.owner.gid)?;
         }
-        if all {
+        if attributes {
             describe::remove_xattrs(dir.as_fd())?;
         }
-        if all || metadata.mode & SETID != 0 {
+        let mode = found.mode & PERMISSIONS != metadata.mode;
+        if mode {
             place::set_mode(dir, metadata.mode)?;
         }
-        self.losses.acl(b".", metadata);
-        describe::xattrs(dir.as_fd(), metadata, self.losses)?;
-        if all || metadata.mode & SETID != 0 || !metadata.xattrs.is_empty() {
+        describe::xattrs(dir.as_fd(), path, metadata, self.losses)?;
+        if owner || attributes || mode || !metadata.xattrs.is_empty() {
             dir.look()?;
         }
         dir.times.set((metadata.atime, metadata.mtime));
@@ -269,7 +287,8 @@ impl<'o> Placer<'o> {
         let parent = self.parent(&at.parent)?;
         self.aufs_links |= *at.parent == *LINKS;
         let fd = self.new_name(&parent, at.name, || place::create_file(&parent, at.name, metadata.mode))?;
-        let amends = Amends::of(metadata, self.own, parent.plain.get());
+        let given = parent.given(Some(metadata.mode), || fs::stat_fd(&fd))?;
+        let amends = Amends::of(metadata, given, parent.plain.get());
         match &entry.extents {
             None if finish::takes(entry, metadata) => {
                 return self.unfinished.add(fd, entry, metadata, amends, content);
@@ -301,29 +320,28 @@ impl<'o> Placer<'o> {
         }
     }
 
-    fn node(&mut self, at: &Place<'_>, metadata: &Metadata, kind: u32, device: u64) -> Result<()> {
+    fn node(&mut self, at: &Place<'_>, path: &[u8], metadata: &Metadata, kind: u32, device: u64) -> Result<()> {
         let parent = self.parent(&at.parent)?;
         let name = bytes(at.name);
         if self.is_overlay() && kind == WHITEOUT && device == 0 {
-            return self.whiteout_device(&parent, at, metadata.owner);
+            return self.whiteout_device(&parent, at, path, metadata.owner);
         }
         self.new_name(&parent, at.name, || fs::make_node_at(&parent, name, kind | metadata.mode, device))?;
-        let amends = Amends::of(metadata, self.own, parent.plain.get());
+        let given = parent.given(Some(metadata.mode), || fs::stat_at(&parent, name))?;
+        let amends = Amends::of(metadata, given, parent.plain.get());
         if amends.owner {
             fs::chown_at(&parent, name, metadata.owner.uid, metadata.owner.gid)?;
         }
         if amends.acl {
             place::remove_xattr_at(&parent, at.name, super::acl::ACCESS)?;
         }
-        if amends.mode {
-            // Follows a symlink, which could only be one that another process of this host put here this instant, and would
-            // lead to a file of this layer: the thread is chrooted.
-            fs::chmod_at(&parent, name, metadata.mode)?;
+        // Looked at first: older kernels can set it by an ACL only, which not every mount has.
+        if amends.mode && fs::stat_at(&parent, name)?.mode & PERMISSIONS != metadata.mode {
+            place::set_mode_at(&parent, at.name, metadata.mode)?;
         }
-        self.losses.acl(at.name, metadata);
-        for (key, value) in metadata.xattrs.iter().filter(|(key, _)| !key.starts_with(b"user.") && key != CAPABILITY) {
-            let outcome = place::set_xattr_at(&parent, at.name, key, value);
-            self.losses.xattr(outcome, key)?;
+        self.losses.entry(path, &metadata.lost);
+        for (key, value) in &metadata.xattrs {
+            self.losses.attribute(place::set_xattr_at(&parent, at.name, key, value), path, metadata, key)?;
         }
         place::set_times_at(&parent, at.name, metadata.atime, metadata.mtime)
     }
@@ -363,8 +381,8 @@ impl<'o> Placer<'o> {
 
     /// A character device 0:0 is what overlay takes for a whiteout: this name cannot be in the layer's tree. What had it is
     /// hidden, as it would be by the device.
-    fn whiteout_device(&mut self, parent: &Rc<Dir>, at: &Place<'_>, owner: Owner) -> Result<()> {
-        self.losses.device(at.name);
+    fn whiteout_device(&mut self, parent: &Rc<Dir>, at: &Place<'_>, path: &[u8], owner: Owner) -> Result<()> {
+        self.losses.device(path);
         parent.changed.set(true);
         match self.clear(parent, at.name) {
             Err(e) if !is_absent(&e) => Err(e),
@@ -383,9 +401,7 @@ impl<'o> Placer<'o> {
             }
         }
         match fs::make_node_at(&parent, bytes(at.name), WHITEOUT, 0) {
-            Ok(()) if owner != self.own || !parent.plain.get() => {
-                fs::chown_at(&parent, bytes(at.name), owner.uid, owner.gid)
-            }
+            Ok(()) => own(&parent, at.name, owner),
             Err(e) if e.errno() == EEXIST => match fs::stat_at(&parent, bytes(at.name))?.kind {
                 FileKind::Dir => set_opaque(fs::open_dir_at(&parent, bytes(at.name))?.as_fd()),
                 _ => Ok(()),
@@ -393,6 +409,12 @@ impl<'o> Placer<'o> {
             other => other,
         }
     }
+}
+
+/// Gives a new name, which nothing else is to be said about, to its owner.
+fn own(parent: &Dir, name: &[u8], owner: Owner) -> Result<()> {
+    let given = parent.given(None, || fs::stat_at(parent, bytes(name)))?;
+    if owner == given { Ok(()) } else { fs::chown_at(parent, bytes(name), owner.uid, owner.gid) }
 }
 
 fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, content: &mut Reader<'_, S>) -> Result<()> {

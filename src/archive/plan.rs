@@ -3,6 +3,7 @@
 
 use super::acl;
 use super::entry::{Entry, Type};
+use super::losses::{Loss, Lost, lose};
 use crate::error::{Error, Kind, Result};
 use crate::sys::place::{self, Time};
 use std::borrow::Cow;
@@ -40,8 +41,8 @@ pub struct Metadata {
     pub mtime: Time,
     /// Extended attributes; none for what cannot have any.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The archive states an ACL that names somebody without a number: it is not among the attributes.
-    pub acl_lost: bool,
+    /// What the archive states and is not among the attributes.
+    pub lost: Lost,
 }
 
 /// Where something is made: a path to a directory, to be resolved once, and one name in it.
@@ -120,7 +121,9 @@ pub fn plan<'e>(entry: &'e Entry, shift: Option<&IdShift>) -> Result<Operation<'
     Ok(match entry.kind {
         Type::Dir => Operation::Dir(place, metadata(entry, shift)?),
         Type::File => Operation::File(place, metadata(entry, shift)?),
-        Type::Symlink => Operation::Symlink(place, Metadata { xattrs: Vec::new(), ..metadata(entry, shift)? }, &entry.link),
+        Type::Symlink if entry.link.is_empty() => return Err(bad("a symlink to nothing")),
+        Type::Symlink if entry.link.contains(&0) => return Err(bad("a NUL byte in a symlink")),
+        Type::Symlink => Operation::Symlink(place, metadata(entry, shift)?, &entry.link),
         Type::Hardlink => {
             let target = split(&entry.link)?.ok_or_else(|| bad("a hard link to the layer's root"))?;
             Operation::Hardlink(place, target)
@@ -209,21 +212,15 @@ fn owner(entry: &Entry, shift: Option<&IdShift>) -> Result<Owner> {
 }
 
 fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
-    let mut xattrs = Vec::new();
-    // Only directories have something to hand down; the kernel refuses such an ACL of anything else.
-    let fits = |key: &[u8]| key != acl::DEFAULT || entry.kind == Type::Dir;
-    for (key, value) in entry.xattrs.iter().filter(|(key, _)| fits(key)) {
-        xattrs.extend(xattr(key, value, shift)?);
+    let mut attributes = Attributes { kind: entry.kind, shift, kept: Vec::new(), lost: Lost::new() };
+    for (key, value) in &entry.xattrs {
+        attributes.add(key, value)?;
     }
-    let mut acl_lost = false;
-    let texts = [(acl::ACCESS, &entry.acl), (acl::DEFAULT, &entry.default_acl)];
-    for (key, text) in texts.into_iter().filter(|(key, _)| fits(key)) {
-        let value = text.as_ref().and_then(|text| acl::from_text(text));
-        match (text, value) {
-            (Some(_), Some(value)) if !xattrs.iter().any(|(known, _)| known == key) => {
-                xattrs.extend(xattr(key, &value, shift)?)
-            }
-            (Some(_), None) => acl_lost = true,
+    for (key, text) in [(acl::ACCESS, &entry.acl), (acl::DEFAULT, &entry.default_acl)] {
+        match text.as_ref().map(|text| acl::from_text(text)) {
+            // Where both forms stand, the plain one has the bytes as they are.
+            Some(Some(value)) if !entry.xattrs.contains_key(key) => attributes.add(key, &value)?,
+            Some(None) => lose(&mut attributes.lost, Loss::AclOfNames, key),
             _ => {}
         }
     }
@@ -232,50 +229,96 @@ fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
         owner: owner(entry, shift)?,
         atime: entry.atime.unwrap_or(entry.mtime),
         mtime: entry.mtime,
-        xattrs,
-        acl_lost,
+        xattrs: attributes.kept,
+        lost: attributes.lost,
     })
-}
-
-/// Whether an attribute is an archive's business. Only those are that mean the same on every host: not SELinux labels, not
-/// `trusted.*`, and none that would forge overlay's own bookkeeping.
-pub(crate) fn is_of_archives(key: &[u8]) -> bool {
-    let user = key.strip_prefix(b"user.").is_some_and(|rest| !rest.is_empty() && !rest.starts_with(b"overlay."));
-    user || [CAPABILITY, acl::ACCESS, acl::DEFAULT].contains(&key)
-}
-
-/// Whether, and with what value, an attribute of an archive is set.
-fn xattr(key: &[u8], value: &[u8], shift: Option<&IdShift>) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-    let value = match (key, shift) {
-        _ if !is_of_archives(key) => return Ok(None),
-        (CAPABILITY, Some(shift)) => capability(value, shift)?,
-        (acl::ACCESS | acl::DEFAULT, Some(shift)) => acl_shifted(value, shift)?,
-        _ => value.to_vec(),
-    };
-    Ok(Some((key.to_vec(), value)))
 }
 
 /// File capabilities.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
-/// File capabilities for a user namespace: of revision 3, which name the namespace's root (`linux/capability.h`).
-fn capability(value: &[u8], shift: &IdShift) -> Result<Vec<u8>> {
-    const REVISION_2: u8 = 2;
-    const REVISION_3: u8 = 3;
-    let wrong = || bad("a malformed security.capability");
-    let mut new = value.to_vec();
-    let root = match (value.len(), value.get(3)) {
-        (20, Some(&REVISION_2)) => 0,
-        (24, Some(&REVISION_3)) => u32::from_le_bytes(value[20..].try_into().map_err(|_| wrong())?),
-        _ => return Err(wrong()),
-    };
-    new.truncate(20);
-    new[3] = REVISION_3;
-    new.extend_from_slice(&shift.user(root)?.to_le_bytes());
-    Ok(new)
+/// Whether an attribute is one whose value the kernel looks into.
+pub(super) fn is_structured(key: &[u8]) -> bool {
+    [CAPABILITY, acl::ACCESS, acl::DEFAULT].contains(&key)
 }
 
-fn acl_shifted(value: &[u8], shift: &IdShift) -> Result<Vec<u8>> {
-    let moved = acl::shifted(value, |group, id| if group { shift.group(id) } else { shift.user(id) }.ok());
-    moved.ok_or_else(|| bad("a malformed ACL, or one that names an id out of range"))
+/// Chooses among the attributes of an entry. Only those are set that mean the same on every host: neither SELinux labels nor
+/// `trusted.*`, and none that would forge overlay's own bookkeeping.
+struct Attributes<'s> {
+    kind: Type,
+    shift: Option<&'s IdShift>,
+    kept: Vec<(Vec<u8>, Vec<u8>)>,
+    lost: Lost,
+}
+
+impl Attributes<'_> {
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        if let Some(class) = Loss::of_class(key) {
+            lose(&mut self.lost, class, key);
+            return Ok(());
+        }
+        if key.contains(&0) {
+            return Err(bad("a NUL byte in the name of an attribute"));
+        }
+        if !self.may_have(key) {
+            lose(&mut self.lost, Loss::Bearer, key);
+            return Ok(());
+        }
+        let value = match key {
+            CAPABILITY => capability(value, self.shift)?.ok_or(Loss::ForeignCapability),
+            acl::ACCESS | acl::DEFAULT => acl_shifted(value, self.shift)?.ok_or(Loss::ForeignAcl),
+            _ => Ok(value.to_vec()),
+        };
+        match value {
+            Ok(value) => self.kept.push((key.to_vec(), value)),
+            Err(why) => lose(&mut self.lost, why, key),
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel lets this kind of file have such an attribute (xattr(7), acl(5)).
+    fn may_have(&self, key: &[u8]) -> bool {
+        match self.kind {
+            Type::Symlink => false,
+            Type::Dir => true,
+            Type::File => key != acl::DEFAULT,
+            _ => key == acl::ACCESS,
+        }
+    }
+}
+
+/// File capabilities as they are set, for a user namespace as revision 3, which names the namespace's root (`linux/capability.h`).
+/// `None`: they are for another namespace's.
+fn capability(value: &[u8], shift: Option<&IdShift>) -> Result<Option<Vec<u8>>> {
+    const EFFECTIVE: u32 = 1;
+    const REVISION_2: u32 = 0x0200_0000;
+    const REVISION_3: u32 = 0x0300_0000;
+    let word = |at: usize| value.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let root = match (word(0).map(|magic| magic & !EFFECTIVE), value.len()) {
+        (Some(REVISION_2), 20) => 0,
+        (Some(REVISION_3), 24) => word(20).unwrap_or(0),
+        _ => return Err(bad("a malformed security.capability")),
+    };
+    let Some(shift) = shift else { return Ok(Some(value.to_vec())) };
+    let Ok(root) = shift.user(root) else { return Ok(None) };
+    let mut new = value[..20].to_vec();
+    new[3] = (REVISION_3 >> 24) as u8;
+    new.extend_from_slice(&root.to_le_bytes());
+    Ok(Some(new))
+}
+
+/// An ACL as it is set. `None`: it names an id outside the range.
+fn acl_shifted(value: &[u8], shift: Option<&IdShift>) -> Result<Option<Vec<u8>>> {
+    let mut foreign = false;
+    let moved = acl::shifted(value, |group, id| {
+        let Some(shift) = shift else { return Some(id) };
+        let moved = if group { shift.group(id) } else { shift.user(id) }.ok();
+        foreign |= moved.is_none();
+        moved
+    });
+    match moved {
+        None if foreign => Ok(None),
+        None => Err(bad("a malformed ACL")),
+        moved => Ok(moved),
+    }
 }

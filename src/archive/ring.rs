@@ -2,6 +2,7 @@
 
 use super::account::Taken;
 use super::decode::{Format, Sink};
+use crate::sys::confine;
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -82,7 +83,8 @@ impl BufRead for Drainer<'_> {
                 let _ = self.free.send(spent);
             }
             (self.current.length, self.position) = (0, 0);
-            match self.full.recv() {
+            let next = confine::waiting(|| self.full.recv());
+            match next.map_err(io::Error::other)? {
                 Ok(Some(filled)) => {
                     self.taken.update(&filled.bytes[..filled.length]);
                     self.current = filled;

@@ -5,6 +5,7 @@
 //! too, and must be the directory that the walk came through; if it is not, because somebody moved one, the walk goes down
 //! again from the root. Nothing outside the root can be reached, whoever moves what meanwhile.
 
+use super::limits::{FREE_NAMES, Limits};
 use crate::error::errno::{ELOOP, ENOENT, ENOTDIR, EXDEV};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
@@ -14,7 +15,22 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Asked for a name on the way that is missing (no `Stat`), or neither a directory nor a symlink to one; returns whether it
 /// has made a directory of it. If not, a symlink is followed, and asked for is what it lacks.
-pub(super) type Make<'m> = &'m mut dyn FnMut(BorrowedFd<'_>, &[u8], Option<&Stat>) -> Result<bool>;
+pub(super) type Make<'m> = &'m mut dyn FnMut(&Spot<'_>, Option<&Stat>) -> Result<bool>;
+
+/// A name on the way.
+pub(super) struct Spot<'a> {
+    pub(super) dir: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
+    /// The directories on the way from the root to `dir`, with their inodes; none of them is a symlink.
+    passed: &'a [Passed],
+}
+
+impl Spot<'_> {
+    /// The path of `dir` from the root.
+    pub(super) fn parent(&self) -> Vec<Vec<u8>> {
+        self.passed.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
 
 /// Symlinks followed for one path at most: the kernel's own number (`MAXSYMLINKS`, path_resolution(7)).
 const SYMLINKS: u32 = 40;
@@ -31,9 +47,46 @@ fn failed(path: &[u8], errno: i32) -> Error {
     Error::sys(format!("open directory '{}'", shown(OsStr::from_bytes(path))), errno)
 }
 
+/// Counts the names that the paths of a layer make the walk go through.
+pub(super) struct Steps {
+    /// For one path.
+    path: u32,
+    /// For all of them, how many there may still be.
+    left: u64,
+    /// What each path adds to that, beside its own names.
+    symlinks: u32,
+}
+
+impl Steps {
+    pub(super) fn new(limits: &Limits) -> Steps {
+        Steps { path: 0, left: FREE_NAMES, symlinks: limits.symlinks }
+    }
+
+    /// Another path begins. Its own names are paid for by the archive, which holds them; twice, because those that are made are
+    /// gone through again.
+    fn begin(&mut self, path: &[u8]) {
+        let names = path.split(|byte| *byte == b'/').count() as u64;
+        self.left = self.left.saturating_add(2 * names + u64::from(self.symlinks));
+        self.path = 0;
+    }
+
+    fn count(&mut self) -> Result<()> {
+        self.path += 1;
+        if self.path > STEPS {
+            return Err(Error::new(Kind::Limit, format!("limit 'path': symlinks make more than {STEPS} names of a path")));
+        }
+        self.left = self.left.checked_sub(1).ok_or_else(|| {
+            let text = format!("limit 'symlinks': symlinks make more than {} names more of each path", self.symlinks);
+            Error::new(Kind::Limit, text)
+        })?;
+        Ok(())
+    }
+}
+
 /// Opens the directory that `path` leads to, or what `make` makes of it.
-pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Option<Make<'_>>) -> Result<OwnedFd> {
-    resolve(root, path, make, &mut 0)
+pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], make: Option<Make<'_>>, steps: &mut Steps) -> Result<OwnedFd> {
+    steps.begin(path);
+    resolve(root, path, make, steps)
 }
 
 /// A directory on the way from the root: its name, which is no symlink's, and its inode.
@@ -58,7 +111,7 @@ fn climb(root: BorrowedFd<'_>, here: &OwnedFd, device: u64, root_inode: u64, rea
     Ok(here)
 }
 
-fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps: &mut u32) -> Result<OwnedFd> {
+fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps: &mut Steps) -> Result<OwnedFd> {
     let top = fs::stat_fd(root)?;
     let device = top.device;
     let mut here = fs::open_dir_at(root, ".")?;
@@ -67,15 +120,12 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
     let mut symlinks = 0;
     // A search alone asks nobody, and never looks where a symlink leads but by following it.
     let searching = make.is_none();
-    let mut ask = |dir: &OwnedFd, name: &[u8], stat: Option<&Stat>| match make.as_mut() {
-        Some(make) => make(dir.as_fd(), name, stat),
+    let mut ask = |dir: &OwnedFd, name: &[u8], passed: &[Passed], stat: Option<&Stat>| match make.as_mut() {
+        Some(make) => make(&Spot { dir: dir.as_fd(), name, passed }, stat),
         None => Ok(false),
     };
     while let Some(name) = pending.pop() {
-        *steps += 1;
-        if *steps > STEPS {
-            return Err(Error::new(Kind::Limit, format!("limit 'path': symlinks make more than {STEPS} names of a path")));
-        }
+        steps.count()?;
         match name.as_slice() {
             b"" | b"." => continue,
             b".." => {
@@ -97,7 +147,7 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                 real.push((name, stat.inode));
             }
             Err(e) if e.errno() == ENOENT => {
-                if !ask(&here, &name, None)? {
+                if !ask(&here, &name, &real, None)? {
                     return Err(failed(path, ENOENT));
                 }
                 pending.push(name);
@@ -110,7 +160,10 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                         return Err(failed(path, ELOOP));
                     }
                     let text = fs::read_link_at(&here, OsStr::from_bytes(&name))?.into_vec();
-                    if !searching && !leads_to_directory(root, &real, &text, steps)? && ask(&here, &name, Some(&stat))? {
+                    if !searching
+                        && !leads_to_directory(root, &real, &text, steps)?
+                        && ask(&here, &name, &real, Some(&stat))?
+                    {
                         pending.push(name);
                         continue;
                     }
@@ -119,7 +172,7 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
                         here = fs::open_dir_at(root, ".")?;
                     }
                     pending.extend(reversed(&text));
-                } else if ask(&here, &name, Some(&stat))? {
+                } else if ask(&here, &name, &real, Some(&stat))? {
                     pending.push(name);
                 } else {
                     return Err(failed(path, ENOTDIR));
@@ -132,7 +185,7 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
 }
 
 /// Whether a symlink with this text, in the directory with these names, leads to a directory as things are.
-fn leads_to_directory(root: BorrowedFd<'_>, real: &[Passed], text: &[u8], steps: &mut u32) -> Result<bool> {
+fn leads_to_directory(root: BorrowedFd<'_>, real: &[Passed], text: &[u8], steps: &mut Steps) -> Result<bool> {
     let mut path = Vec::new();
     for (name, _) in real.iter().filter(|_| !text.starts_with(b"/")) {
         path.extend_from_slice(name);
@@ -161,8 +214,9 @@ mod tests {
         std::fs::create_dir_all(path.join("a/b")).unwrap();
         let root = fs::open_dir(&path).unwrap();
         let steps = |text: &str| {
-            let mut steps = 0;
-            resolve(root.as_fd(), text.as_bytes(), None, &mut steps).map(|dir| (fs::stat_fd(&dir).unwrap().inode, steps))
+            let mut steps = Steps::new(&Limits::default());
+            let opened = open(root.as_fd(), text.as_bytes(), None, &mut steps);
+            opened.map(|dir| (fs::stat_fd(&dir).unwrap().inode, steps.path))
         };
         let b = fs::stat_fd(fs::open_dir(&path.join("a/b")).unwrap()).unwrap().inode;
         assert_eq!(steps("a/b/../../a/b/../../../../a/b").unwrap(), (b, 12));

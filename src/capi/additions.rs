@@ -4,7 +4,7 @@ use super::input::{self, Content};
 use super::report;
 use super::types::{driver_create_opts, driver_mount_opts, graphdriver_status, io_read_func_t, json_map_string_string};
 use super::types::{graphdriver_error_func_t, graphdriver_log_func_t};
-use super::{GRAPH, document, guard, output};
+use super::{GRAPH, document, guard, output, quiet};
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 
@@ -111,7 +111,8 @@ pub unsafe extern "C" fn graphdriver_get_layer_usage(id: *const c_char, bytes: *
 /// Tells what went wrong last on the calling thread: what failed, on what, why, and what to do.
 ///
 /// @return a text, "" if nothing failed yet; never NULL. It belongs to the library and is valid until the next failure on this
-///         thread or the thread's end.
+///         thread or the thread's end; one of a call made inside a callback of a failure, until that callback returns. What fails
+///         inside such a callback does not replace the text of the failure that it was called for.
 #[unsafe(no_mangle)]
 pub extern "C" fn graphdriver_last_error() -> *const c_char {
     report::last()
@@ -128,7 +129,7 @@ pub extern "C" fn graphdriver_last_error() -> *const c_char {
 /// Thread-safe. A call of the previous callback may still be under way when this returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_set_log_callback(callback: graphdriver_log_func_t, user: *mut c_void) {
-    guard("graphdriver_set_log_callback", (), || {
+    quiet("graphdriver_set_log_callback", || {
         report::set_log_callback(callback, user);
         Ok(())
     });
@@ -144,7 +145,7 @@ pub unsafe extern "C" fn graphdriver_set_log_callback(callback: graphdriver_log_
 /// Thread-safe. A call of the previous callback may still be under way when this returns.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_set_error_callback(callback: graphdriver_error_func_t, user: *mut c_void) {
-    guard("graphdriver_set_error_callback", (), || {
+    quiet("graphdriver_set_error_callback", || {
         report::set_error_callback(callback, user);
         Ok(())
     });
@@ -166,7 +167,7 @@ pub extern "C" fn graphdriver_abi_version() -> u32 {
 /// Frees a status of graphdriver_get_status. NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_graphdriver_status(status: *mut graphdriver_status) {
-    guard("free_graphdriver_status", (), || {
+    quiet("free_graphdriver_status", || {
         // SAFETY: the caller's promise.
         unsafe { output::free_status(status) };
         Ok(())
@@ -176,7 +177,7 @@ pub unsafe extern "C" fn free_graphdriver_status(status: *mut graphdriver_status
 /// Frees mount options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_graphdriver_mount_opts(opts: *mut driver_mount_opts) {
-    guard("free_graphdriver_mount_opts", (), || {
+    quiet("free_graphdriver_mount_opts", || {
         // SAFETY: the caller's promise.
         unsafe { output::free_mount_options(opts) };
         Ok(())
@@ -186,7 +187,7 @@ pub unsafe extern "C" fn free_graphdriver_mount_opts(opts: *mut driver_mount_opt
 /// The same as free_graphdriver_mount_opts, under the name that iSulad's unit tests use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_driver_mount_opts(opts: *mut driver_mount_opts) {
-    guard("free_driver_mount_opts", (), || {
+    quiet("free_driver_mount_opts", || {
         // SAFETY: the caller's promise.
         unsafe { output::free_mount_options(opts) };
         Ok(())
@@ -196,19 +197,31 @@ pub unsafe extern "C" fn free_driver_mount_opts(opts: *mut driver_mount_opts) {
 /// Frees create options and everything in them, all from malloc(3). NULL is allowed. Thread-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free_driver_create_opts(opts: *mut driver_create_opts) {
-    guard("free_driver_create_opts", (), || {
+    quiet("free_driver_create_opts", || {
         // SAFETY: the caller's promise.
         unsafe { output::free_create_options(opts) };
         Ok(())
     });
 }
 
-/// Frees a map and everything in it, all from malloc(3). NULL is allowed. Thread-safe.
+/// Frees a map and everything in it, all from malloc(3): also the struct itself. NULL is allowed. Thread-safe. For a struct that
+/// is not from malloc(3), such as a local variable or a member of another struct, there is graphdriver_clear_map.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_free_map(map: *mut json_map_string_string) {
-    guard("graphdriver_free_map", (), || {
+    quiet("graphdriver_free_map", || {
         // SAFETY: the caller's promise.
         unsafe { output::free_map(map) };
+        Ok(())
+    });
+}
+
+/// Frees what is in a map, all from malloc(3), and leaves the struct itself, wherever it is, as an empty map that may be used
+/// again. NULL is allowed. Thread-safe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn graphdriver_clear_map(map: *mut json_map_string_string) {
+    quiet("graphdriver_clear_map", || {
+        // SAFETY: the caller's promise.
+        unsafe { output::clear_map(map) };
         Ok(())
     });
 }

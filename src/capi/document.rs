@@ -148,7 +148,7 @@ pub unsafe extern "C" fn graphdriver_umount_layer(id: *const c_char) -> c_int {
 /// is damaged is there: graphdriver_try_repair_lowers mends it.
 ///
 /// @param id  the layer, not NULL
-/// @return true or false; false with errno and graphdriver_last_error() set if it cannot be found out.
+/// @return true or false, with errno 0; false with errno and graphdriver_last_error() set if it cannot be found out.
 ///
 /// Thread-safe. errno as for graphdriver_rm_layer.
 #[unsafe(no_mangle)]
@@ -164,15 +164,22 @@ pub unsafe extern "C" fn graphdriver_layer_exists(id: *const c_char) -> bool {
 ///
 /// @param id          the layer, not NULL
 /// @param content     where the archive is read from, not NULL. read is called on the calling thread, with any length, until
-///                    it returns 0 or a negative number; close is never called.
+///                    it returns 0 or fails, after EINTR again; on success always until it returned 0, whatever follows the
+///                    archive. close is never called.
 /// @param layer_size  if not NULL, receives on success the size of the layer in bytes: all that is not a directory, each
 ///                    inode once
 /// @return 0, or -1 with errno and graphdriver_last_error() set. A layer that was empty is empty then; another one is
 ///         incomplete, and is refused until it is removed.
 ///
-/// Nothing outside the layer is touched, whatever the archive holds. Thread-safe. errno: EINVAL for a bad argument, EBADMSG for
-/// a bad archive, E2BIG where it exceeds a limit, ENOENT if there is no such layer, ENOSPC or EDQUOT if it does not fit,
-/// ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
+/// Owners, modes, times and names are as the archive states them, or it is a failure. Attributes are user.* (but user.overlay.*),
+/// security.capability and POSIX ACLs; any other, and what the filesystem cannot store, is left out with one line in the log for
+/// each reason. Nothing outside the layer is touched, whatever the archive holds. Thread-safe.
+///
+/// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where it
+/// exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete, ENOSPC or EDQUOT if it does not fit,
+/// EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem takes, ENAMETOOLONG for a name beyond what it takes, EIO if the
+/// read function fails without an errno or returns more than it was asked for, ECANCELED after graphdriver_cancel, ENOTCONN
+/// before graphdriver_init, else that of the read function or system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_apply_diff(
     id: *const c_char,
@@ -208,7 +215,7 @@ pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size:
 /// @param id        the layer, not NULL
 /// @param map_info  not NULL; each item replaces the value of its key or is appended. overlay2: WorkDir, MergedDir, UpperDir and,
 ///                  if the layer has parents, LowerDir. devicemapper: DeviceId, DeviceSize, DeviceName, MergedDir. The map's
-///                  memory is the caller's to free (graphdriver_free_map).
+///                  memory is the caller's to free (graphdriver_free_map or graphdriver_clear_map).
 /// @return 0, or -1 with errno and graphdriver_last_error() set; the map is unchanged then.
 ///
 /// Thread-safe. errno: EINVAL for a bad argument, ENOENT if there is no such layer, EUCLEAN if it is damaged, ENOTCONN before

@@ -2,7 +2,6 @@
 
 use super::types::{driver_create_opts, driver_mount_opts, io_read_func_t, json_map_string_string};
 use crate::driver::{CreateOptions, MountOptions};
-use crate::error::errno::EINTR;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::sys::cmem;
@@ -152,8 +151,7 @@ impl Read for Content {
             Ok(got) => Err(io::Error::other(format!("the read function returned {got} for a buffer of {}", buffer.len()))),
             Err(_) => match cmem::errno() {
                 0 => Err(io::Error::other(format!("the read function returned {got}"))),
-                // To a Rust reader it would mean "try again"; a C callback that says so was told to stop.
-                EINTR => Err(io::Error::other("the read function was interrupted")),
+                // EINTR among them: to a Rust reader it means "try again", and so it does to a C one.
                 errno => Err(io::Error::from_raw_os_error(errno)),
             },
         }

@@ -95,16 +95,24 @@ pub(super) unsafe fn append_storage_options(options: &mut driver_create_opts, pa
 /// # Safety
 /// `map` is NULL or came from `malloc`, with its members, and is used by nobody any more.
 pub(super) unsafe fn free_map(map: *mut json_map_string_string) {
-    if map.is_null() {
-        return;
-    }
     // SAFETY: see above.
     unsafe {
-        for array in [(*map).keys, (*map).values] {
-            free_texts(array, (*map).len);
-        }
+        clear_map(map);
         cmem::free(map);
     }
+}
+
+/// # Safety
+/// `map` is NULL or its members came from `malloc` and are used by nobody any more.
+pub(super) unsafe fn clear_map(map: *mut json_map_string_string) {
+    // SAFETY: see above.
+    let Some(map) = (unsafe { map.as_mut() }) else { return };
+    for array in [&mut map.keys, &mut map.values] {
+        // SAFETY: see above.
+        unsafe { free_texts(*array, map.len) };
+        *array = std::ptr::null_mut();
+    }
+    map.len = 0;
 }
 
 /// # Safety

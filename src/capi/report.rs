@@ -3,15 +3,15 @@
 use super::types::{graphdriver_error_func_t, graphdriver_log_func_t};
 use crate::error::Error;
 use crate::log::{self, Level};
-use crate::sys::cmem;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 
 type ErrorFunc = extern "C" fn(message: *const c_char, user: *mut c_void);
 
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    static LAST: RefCell<Rc<CStr>> = RefCell::new(Rc::from(c""));
 }
 
 static ON_ERROR: RwLock<Option<(ErrorFunc, Opaque)>> = RwLock::new(None);
@@ -37,16 +37,20 @@ fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "\\0")).unwrap_or_default()
 }
 
-/// Reports one failure of an export. errno comes last: the callbacks may change it.
+/// Reports one failure of an export. The callbacks may call the library and fail at it: the text stays that of this failure, for
+/// them and afterwards, also behind a pointer that they asked for first.
 pub(super) fn failed(export: &str, error: &Error) {
-    log::line(Level::Error, format_args!("{export}: {error}"));
+    let text: Rc<CStr> = c_text(&error.message()).into();
     // On a thread that is being torn down there is nobody left to ask for it.
-    let _ = LAST.try_with(|last| *last.borrow_mut() = c_text(&error.message()));
+    let remember = || drop(LAST.try_with(|last| last.replace(Rc::clone(&text))));
+    remember();
+    log::line(Level::Error, format_args!("{export}: {error}"));
+    remember();
     let on_error = *ON_ERROR.read().unwrap_or_else(PoisonError::into_inner);
     if let (Some(sentence), Some((callback, user))) = (error.user_message(), on_error) {
         callback(c_text(sentence).as_ptr(), user.get());
     }
-    cmem::set_errno(error.errno());
+    remember();
 }
 
 /// The text of the calling thread's last failure.

@@ -63,18 +63,19 @@ pub(super) unsafe fn digests(asked: &graphdriver_unpack) -> Result<Digests> {
     Ok(Digests { wanted: true, read, archive })
 }
 
-pub(super) fn limits(asked: &graphdriver_unpack) -> Limits {
+/// `None`: those that the driver was configured with.
+pub(super) fn limits(asked: &graphdriver_unpack) -> Option<Limits> {
     let mut limits = Limits::default();
-    for (limit, given) in [
+    let given = [
         (&mut limits.entries, asked.max_entries),
         (&mut limits.stream, asked.max_bytes),
         (&mut limits.window, asked.max_window),
-    ] {
-        if given != 0 {
-            *limit = given;
-        }
+    ];
+    let mut any = false;
+    for (limit, value) in given.into_iter().filter(|(_, value)| *value != 0) {
+        (*limit, any) = (value, true);
     }
-    limits
+    any.then_some(limits)
 }
 
 pub(super) fn compression(asked: &graphdriver_diff) -> Result<Compression> {

@@ -105,7 +105,7 @@ pub struct graphdriver_unpack {
     pub expected_digest: *const c_char,
     /// The digest that the uncompressed archive must have; NULL for any.
     pub expected_diff_id: *const c_char,
-    /// Most entries of the archive; 0 for the default of 4,194,304.
+    /// Most entries of the archive; 0 for the default of 4,194,304. Where none of these three is given, the driver's options decide.
     pub max_entries: u64,
     /// Most bytes, both of the archive as it is read and uncompressed; 0 for the default of 4 TiB.
     pub max_bytes: u64,

@@ -114,6 +114,11 @@ impl Shared {
         self.devices.deactivate(device)
     }
 
+    /// A directory for the root of threads that unpack.
+    fn nowhere(&self) -> Result<OwnedFd> {
+        fs::make_nowhere(&self.mnt, format!(".nowhere-{:016x}", u64::from_ne_bytes(fs::random()?)))
+    }
+
     pub(super) fn is_mounted(&self, id: &LayerId) -> Result<bool> {
         match mounts::is_mount_point(&self.mnt, id, &self.mount_point(id.as_str())) {
             Err(e) if fs::is_absent(&e) => Ok(false),
@@ -153,21 +158,29 @@ impl Shared {
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let device = self.usable(id.as_str())?;
         self.devices.save(Device { incomplete: true, ..device.clone() })?;
-        self.with_root(&device, id, |root| unpack(request, &root))
+        self.with_root(&device, id, |root| unpack(request, &root, &self.nowhere()?, &self.options))
             .map_err(|e| self.devices.blame_pool(e).hint("the layer is incomplete now; remove it and make it anew"))?;
         self.devices.save(device)
     }
 }
 
 /// Unpacks into a root directory, forces it to disk, and measures what was unpacked: not what the parents had there before.
-fn unpack(request: Unpack<'_>, root: &OwnedFd) -> Result<()> {
+fn unpack(request: Unpack<'_>, root: &OwnedFd, nowhere: &OwnedFd, configured: &super::options::Options) -> Result<()> {
     // Its own change of attributes tells the time as this filesystem's clock has it.
     fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
     let start = fs::stat_fd(root)?.changed;
-    let (limits, cancel) = (request.limits, request.cancel);
-    let options =
-        Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, cancel, digests: request.digests };
-    let outcome = archive::unpack_showing(request.content, root.as_fd(), &options, request.progress)?;
+    let limits = request.limits.unwrap_or_else(|| configured.archive.clone());
+    let options = Options {
+        whiteouts: Whiteouts::Delete,
+        shift: None,
+        limits,
+        sync: true,
+        below: archive::Below::default(),
+        cancel: request.cancel,
+        digests: request.digests,
+    };
+    let (content, progress) = (request.content, request.progress);
+    let outcome = archive::unpack_showing(content, root.as_fd(), nowhere.as_fd(), &options, &|| Ok(()), progress)?;
     if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
     }

@@ -1,6 +1,7 @@
 //! The storage options `dm.*`: text in, settings out.
 
 use super::filesystem::Filesystem;
+use crate::archive;
 use crate::error::{Error, Kind, Result};
 use crate::options::{percent, size};
 use std::ffi::OsString;
@@ -41,6 +42,8 @@ pub(super) struct Options {
     pub mkfs_args: Vec<OsString>,
     /// `dm.mountopt`.
     pub mount_options: Option<OsString>,
+    /// Bounds on what a layer archive may ask for.
+    pub archive: archive::Limits,
 }
 
 /// The base device's size when `dm.basesize` is not given: 10 GiB, as with the C module and Docker.
@@ -79,6 +82,7 @@ impl Options {
             base_size: None,
             mkfs_args: Vec::new(),
             mount_options: None,
+            archive: archive::Limits::default(),
         };
         for option in options {
             let unparsable = || refuse(format!("Unable to parse key/value option: '{option}'"));
@@ -103,6 +107,10 @@ impl Options {
                 }
                 "dm.loopdata" => {
                     dir = Some(PathBuf::from(non_empty(value, "Invalid dm.loopdata, it must name a directory")?));
+                }
+                archive::MAX_WINDOW => {
+                    let set = size(value).and_then(|bytes| parsed.archive.set_window(bytes));
+                    set.map_err(|e| e.user(format!("Invalid {name}: '{value}'")))?;
                 }
                 "dm.loopdatasize" => data = Some(positive_size(value)?),
                 "dm.loopmetadatasize" => metadata = Some(positive_size(value)?),
@@ -144,11 +152,13 @@ mod tests {
             "dm.mkfsarg=-I 128",
             "dm.mountopt=discard",
             "devicemapper.mountopt=nodiscard,noatime",
+            "archive.max_window=1G",
         ])
         .unwrap();
         assert_eq!(options.pool, PoolSource::Device("isulad-thinpool".to_owned()));
         assert_eq!(options.filesystem, Some(Filesystem::Xfs));
         assert_eq!((options.min_free_space, options.base_size), (5, Some(12 << 30)));
+        assert_eq!(options.archive.window, 1 << 30);
         assert_eq!(options.mkfs_args, ["-b 1024", "-I 128"]);
         assert_eq!(options.mount_options, Some("nodiscard,noatime".into()));
     }
@@ -169,6 +179,7 @@ mod tests {
             ("dm.fs=btrfs", "Invalid filesystem: 'btrfs': not supported"),
             ("dm.min_free_space=100%", "Invalid min free space: '100%'"),
             ("dm.min_free_space=5%5%", "Invalid min free space: '5%5%'"),
+            ("archive.max_window=1B", "Invalid archive.max_window: '1B'"),
             ("dm.basesize=0", "dm.basesize is lower than zero"),
             ("dm.basesize=big", "Invalid size: 'big'"),
             ("DM.fs=ext4", "devicemapper: unknown option: 'DM.fs'"),

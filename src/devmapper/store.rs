@@ -191,16 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn one_process_at_a_time() {
-        let scratch = Scratch::new("lock");
-        let first = store(&scratch);
-        let second = Store::open(fs::open_dir(&scratch.0).unwrap(), Steps::default());
-        assert_eq!(second.err().map(|e| e.kind()), Some(Kind::Busy));
-        drop(first);
-        store(&scratch);
-    }
-
-    #[test]
     fn files_come_back_as_they_were_saved() {
         let scratch = Scratch::new("save");
         let store = store(&scratch);

@@ -1,6 +1,6 @@
 //! What is known about a file or directory of a layer, and which of it is the archive's business.
 
-use crate::archive::plan;
+use crate::archive;
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, Stat};
 use crate::sys::reading;
@@ -50,7 +50,7 @@ impl Described {
                 REDIRECT => marks.elsewhere = Some("it was renamed with redirect_dir=on"),
                 METACOPY => marks.elsewhere = Some("only its metadata were copied up, with metacopy=on"),
                 NLINK => marks.elsewhere = Some("it has other names in the lower layers, with index=on"),
-                _ if plan::is_of_archives(name) => {
+                _ if archive::is_of_archives(name) => {
                     // `None`: removed meanwhile.
                     xattrs.extend(reading::xattr(fd, name)?.map(|value| (name.to_vec(), value)));
                 }
@@ -66,7 +66,7 @@ impl Described {
         let stat = fs::stat_fd(node)?;
         let mut xattrs = Vec::new();
         reading::node_xattr_names(node, names)?;
-        for name in names.split(|byte| *byte == 0).filter(|name| plan::is_of_archives(name)) {
+        for name in names.split(|byte| *byte == 0).filter(|name| archive::is_of_archives(name)) {
             xattrs.extend(reading::node_xattr(node, name)?.map(|value| (name.to_vec(), value)));
         }
         xattrs.sort_unstable();

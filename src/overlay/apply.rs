@@ -1,87 +1,119 @@
 //! Unpacking an archive into a layer.
 
-use super::Overlay;
-use super::layout::{DIFF_MODE, Layer};
-use crate::archive::{self, Options, Whiteouts};
+use super::Shared;
+use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
+use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::LayerId;
 use crate::locks::Mode;
-use crate::sys::fs;
+use crate::sys::fs::{self, Stat};
 use crate::sys::place::{self, Time};
 use crate::tree;
+use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-impl Overlay {
-    /// The layer is marked while the unpack is under way: after a crash, or a failure in a layer that was not empty before, it
-    /// is refused until it is made anew. A failure in an empty layer leaves it empty.
+impl Shared {
+    /// The layer is marked from the first change to the end. A failure in a layer that was empty leaves it as it was; in one that had
+    /// content it stays marked, and is refused until it is made anew. A failure before the first change leaves either as it was.
     pub(super) fn apply(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
+        id.check_free(&super::layout::RESERVED)?;
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
+        self.lease.tell(id);
         layer.check_finished()?;
+        self.before_use(&home, &layer);
         let diff = layer.diff()?;
-        let was_empty = is_empty(&diff)?;
-        layer.set_unfinished()?;
-        if was_empty {
-            // A root that the archive does not describe is not to tell when it was unpacked.
-            place::set_times(&diff, Time::KEEP, Time::default())?;
-        }
+        let root = fs::stat_fd(&diff)?;
+        // What a container may write meanwhile is not the archive's to take back.
+        let was_empty = fs::is_empty_dir(&diff)? && !layer.is_mounted(&self.home)?;
+        let kind = if was_empty { Unfinished::First } else { Unfinished::Again };
         let options = Options {
             whiteouts: Whiteouts::Overlay,
             shift: self.options.remap,
-            limits: request.limits,
+            limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
+            below: self.below(&home, &layer),
             cancel: request.cancel,
             digests: request.digests,
         };
-        let unpacked =
-            archive::unpack_showing(request.content, diff.as_fd(), &options, request.progress).and_then(|outcome| {
-                if outcome.root_opaque {
-                    layer.set_root_opaque()?;
-                    self.make_base(&layer)?;
-                }
-                if let Some(size) = request.size {
-                    *size = tree::size(diff.as_fd())?;
-                }
-                self.finish(&layer)?;
-                if let Some(wanted) = request.outcome {
-                    *wanted = outcome;
-                }
-                Ok(())
+        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name())?;
+        let is_changed = AtomicBool::new(false);
+        let mark = || {
+            is_changed.store(true, Ordering::SeqCst);
+            layer.set_unfinished(kind)?;
+            match kind {
+                // A root that the archive does not describe is not to tell when it was unpacked.
+                Unfinished::First => place::set_times(&diff, Time::KEEP, Time::default()),
+                Unfinished::Again => Ok(()),
+            }
+        };
+        let unpacked = undo::all_or_nothing(|undo| {
+            undo.with(|| match (is_changed.load(Ordering::SeqCst), kind) {
+                (true, Unfinished::First) => self.empty_again(&layer, &diff, &root),
+                _ => Ok(()),
             });
-        match unpacked {
-            Ok(()) => Ok(()),
-            Err(e) if was_empty => Err(match self.restore(&layer, &diff).and_then(|()| self.finish(&layer)) {
-                Ok(()) => e,
-                Err(other) => e.and_also(other),
-            }),
-            Err(e) => Err(e.hint("the layer is incomplete now; remove it and make it anew")),
+            let outcome =
+                archive::unpack_showing(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark, request.progress)?;
+            if outcome.root_opaque {
+                self.cut_off(&layer, undo)?;
+            }
+            let size = request.size.map(|size| Ok((size, tree::size(diff.as_fd())?))).transpose()?;
+            if is_changed.load(Ordering::SeqCst) {
+                undo.with(|| layer.set_unfinished(kind));
+                self.finish(&layer)?;
+            }
+            if let Some((place, size)) = size {
+                *place = size;
+            }
+            if let Some(wanted) = request.outcome {
+                *wanted = outcome;
+            }
+            Ok(())
+        });
+        let is_lost = is_changed.load(Ordering::SeqCst) && kind == Unfinished::Again;
+        unpacked.map_err(|e| if is_lost { e.hint("the layer is incomplete now; remove it and make it anew") } else { e })
+    }
+
+    /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
+    fn below(&self, home: &OwnedFd, layer: &Layer) -> Below {
+        let lowers = self.lowers_of(home, layer).unwrap_or_default();
+        let mut paths = Vec::with_capacity(lowers.0.len());
+        for link in &lowers.0 {
+            let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
+            paths.extend(owner.map(|id| PathBuf::from(id.as_str()).join(DIFF)));
+            if look(home, link).is_ok_and(|seen| seen.root_opaque) {
+                break;
+            }
+        }
+        match fs::open_dir_at(home, ".") {
+            Ok(base) if !paths.is_empty() => Below::new(base, paths),
+            _ => Below::default(),
         }
     }
 
     /// Makes an empty layer of one that an archive failed in: also the root's owner, mode and attributes (an ACL among them
-    /// would be handed down) are as they are made. In place, because the layer may be mounted.
-    fn restore(&self, layer: &Layer, diff: &OwnedFd) -> Result<()> {
+    /// would be handed down) are as they were. In place, because the layer may be mounted.
+    fn empty_again(&self, layer: &Layer, diff: &OwnedFd, root: &Stat) -> Result<()> {
         tree::empty(diff.as_fd())?;
-        let owner = self.options.remap.as_ref().map_or((0, 0), |remap| (remap.uid, remap.gid));
-        place::set_owner(diff, owner.0, owner.1)?;
         archive::remove_xattrs(diff.as_fd())?;
-        layer.set_root_transparent()?;
-        place::set_mode(diff, DIFF_MODE)
+        place::set_owner(diff, root.uid, root.gid)?;
+        place::set_mode(diff, root.mode & 0o7777)?;
+        self.finish(layer)
     }
 
     fn finish(&self, layer: &Layer) -> Result<()> {
         layer.set_finished()?;
         if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
     }
-}
 
-fn is_empty(dir: &OwnedFd) -> Result<bool> {
-    let mut empty = true;
-    fs::each_entry(dir, |_| -> Result<(), Error> {
-        empty = false;
-        Ok(())
-    })?;
-    Ok(empty)
+    /// The layer's root hides everything below: it becomes one without parents.
+    fn cut_off<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
+        layer.set_root_opaque()?;
+        undo.with(|| layer.set_root_transparent());
+        self.make_base(layer, undo)
+    }
 }

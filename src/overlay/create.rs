@@ -1,29 +1,49 @@
-//! Making a layer: everything under a temporary name, then one rename.
+//! Making a layer: everything under a temporary name, then one rename that publishes it.
 
-use super::Overlay;
-use super::layout::{ACCESS, DIFF, DIFF_MODE, EMPTY, LINK, LINKS, LOWER, MERGED, STAGE, WORK};
-use super::layout::{Layer, LinkId, Lowers, each_layer, link_text, random_name};
-use super::remove::delete;
+use super::Shared;
+use super::layout::{DIFF, DIFF_MODE, EMPTY, Found, LINK, LOWER, MERGED, STAGE, Vacant, WORK};
+use super::layout::{Layer, LinkId, Lowers, find, link_text, set_access};
+use super::leftover::Leftover;
+use super::remove::Temporary;
 use crate::driver::{Access, CreateOptions};
-use crate::error::errno::ENOTDIR;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::{Held, Mode};
 use crate::log;
 use crate::quota::{self, Limits};
-use crate::sys::{fs, xattr};
+use crate::sys::{fs, rename};
+use crate::undo::{self, Undo};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
 /// What a new layer is to be.
 struct Plan {
     lowers: Lowers,
     access: Access,
     limits: Limits,
+    /// Its name in `l/`, if that is there already.
+    link: Option<LinkId>,
 }
 
-impl Overlay {
+/// What has the id of a layer that is being made.
+enum Before {
+    Nothing,
+    /// A name without anything behind it.
+    Hollow,
+    Leftover(Leftover),
+}
+
+impl Before {
+    /// The link of a leftover leads to its id, and so to what is made in its place: children that know it by that name keep their
+    /// parent.
+    fn link(&self, home: &OwnedFd, id: &LayerId) -> Option<LinkId> {
+        let Before::Leftover(Leftover { link: Some(link), .. }) = self else { return None };
+        let is_its_own = fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
+        is_its_own.then(|| link.clone())
+    }
+}
+
+impl Shared {
     pub(super) fn create_layer(
         &self,
         id: &LayerId,
@@ -32,43 +52,132 @@ impl Overlay {
         options: &mut CreateOptions,
     ) -> Result<()> {
         let limits = self.limits_for(access, options)?;
-        // The parent as well: it must not be made anew while it gets a child.
-        let _held = self.hold_with_parent(id, parent)?;
+        let held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let lowers = match parent {
-            Some(parent) => lowers_upon(&home, parent)?,
+            Some(parent) => self.lowers_upon(&home, parent)?,
             None => Lowers::default(),
         };
-        self.check_depth(id, &lowers)?;
-        self.make_room(&home, id)?;
-        let stage = format!("{STAGE}{}", random_name()?);
-        fs::make_dir_at(&home, &stage, 0o700)?;
-        let made = self.build(&home, &stage, id, &Plan { lowers, access, limits });
-        made.map_err(|e| match delete(&home, OsStr::new(&stage), self.quota.as_ref().ok()) {
-            Err(other) if !fs::is_absent(&other) => e.and_also(other),
-            _ => e,
-        })
+        self.check_depth(id, &lowers, access)?;
+        let before = self.before(&home, id)?;
+        let stage = self.temporary(STAGE)?;
+        undo::all_or_nothing(|undo| {
+            let link = before.link(&home, id);
+            let link = self.build(&home, &stage, id, &Plan { lowers, access, limits, link }, undo)?;
+            self.publish(&home, &stage, id, &before, undo)?;
+            self.flush(&home)?;
+            log::info!("made layer '{id}', named '{}'", link.as_str());
+            Ok(())
+        })?;
+        self.lease.tell(id);
+        if let Some(parent) = parent {
+            self.lease.tell(parent);
+        }
+        drop(held); // deleting may take long
+        // What was there before has the temporary name now.
+        if !matches!(before, Before::Nothing) {
+            self.dispose(&home, &stage);
+        }
+        Ok(())
     }
 
-    /// Takes the turn of a layer and of its parent.
+    /// Takes the turn of a layer, and a share in its parent: that must not be replaced or unpacked into meanwhile.
     pub(super) fn hold_with_parent(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Held<'_>> {
+        if parent == Some(id) {
+            return Err(Error::new(Kind::Invalid, "a layer cannot be its own parent"));
+        }
         let mut wanted = vec![(id.as_str(), Mode::Exclusive)];
-        wanted.extend(parent.filter(|parent| *parent != id).map(|parent| (parent.as_str(), Mode::Shared)));
+        wanted.extend(parent.map(|parent| (parent.as_str(), Mode::Shared)));
         self.locks.hold(&wanted)
     }
 
-    /// Builds the layer in the directory `stage` and gives it its name.
-    fn build(&self, home: &OwnedFd, stage: &str, id: &LayerId, plan: &Plan) -> Result<()> {
-        let dir = fs::open_dir_at(home, stage)?;
-        if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
-            quota.limit(dir.as_fd(), plan.limits)?;
+    /// What has the id now. What could still be of use to anybody is an error.
+    fn before(&self, home: &OwnedFd, id: &LayerId) -> Result<Before> {
+        match find(&self.home, home, id)? {
+            Found::Nothing(Vacant::Absent) => Ok(Before::Nothing),
+            Found::Nothing(Vacant::Hollow) => Ok(Before::Hollow),
+            Found::Foreign => {
+                let what = format!(
+                    "the name is taken by something that is no layer: '{}'",
+                    self.home.path.join(id.as_str()).display()
+                );
+                Err(Error::new(Kind::Exists, what).hint("it is left alone; move it away or use another id"))
+            }
+            Found::Layer(layer) => {
+                let leftover = self.leftover(home, &layer)?;
+                log::warn!("layer '{id}' is there already, but {}; it is made anew", leftover.why);
+                Ok(Before::Leftover(leftover))
+            }
         }
-        let link = new_link(home, id)?;
-        let publish = || fs::rename_new_at(home, stage, home, id);
-        let built = self.fill(&dir, &link, plan).and_then(|()| quota::renaming(home.as_fd(), OsStr::new(stage), publish));
-        built.map_err(|e| match fs::remove_file_at(home, link.path()) {
-            Ok(()) => e,
-            Err(other) => e.and_also(other),
+    }
+
+    /// Builds the layer under its temporary name; returns the link that was made for it.
+    fn build<'a>(
+        &'a self,
+        home: &'a OwnedFd,
+        stage: &'a Temporary<'a>,
+        id: &LayerId,
+        plan: &Plan,
+        undo: &mut Undo<'a>,
+    ) -> Result<LinkId> {
+        fs::make_dir_at(home, stage.name(), 0o700)?;
+        undo.with(|| self.delete(home, OsStr::new(stage.name()), &|| false));
+        let dir = fs::open_dir_at(home, stage.name())?;
+        if let (Ok(quota), false) = (&self.quota, plan.limits.is_none()) {
+            quota.limit(home.as_fd(), dir.as_fd(), plan.limits)?;
+        }
+        let link = match &plan.link {
+            Some(link) => link.clone(),
+            None => {
+                let link = new_link(home, id)?;
+                let path = link.path();
+                undo.with(move || fs::remove_file_at(home, path));
+                link
+            }
+        };
+        self.fill(&dir, &link, plan)?;
+        Ok(link)
+    }
+
+    /// Gives the layer its name. What had it before gets the temporary one, in the same step where the filesystem can do that: a
+    /// crash leaves the one or the other.
+    fn publish<'a>(
+        &'a self,
+        home: &'a OwnedFd,
+        stage: &'a Temporary<'a>,
+        id: &LayerId,
+        before: &Before,
+        undo: &mut Undo<'a>,
+    ) -> Result<()> {
+        let (from, name) = (OsStr::new(stage.name()), id.clone());
+        if let Before::Nothing = before {
+            quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, id))?;
+            undo.with(move || quota::renaming(home.as_fd(), &[name.as_ref()], || rename::rename_new_at(home, &name, from)));
+            return Ok(());
+        }
+        self.exchange(home, from, id.as_ref())?;
+        undo.with(move || self.exchange(home, from, name.as_ref()));
+        Ok(())
+    }
+
+    /// Exchanges two names of home. Where that takes several steps, it is done by way of a third name: a crash in between leaves no
+    /// layer under either, and nothing that was worth keeping is lost.
+    fn exchange(&self, home: &OwnedFd, one: &OsStr, other: &OsStr) -> Result<()> {
+        let at_once = quota::renaming(home.as_fd(), &[one, other], || rename::exchange_at(home, one, other));
+        match at_once {
+            Err(e) if e.kind() == Kind::Unsupported => {}
+            outcome => return outcome,
+        }
+        let aside = self.temporary(STAGE)?;
+        let third = OsStr::new(aside.name());
+        let step =
+            |from: &OsStr, to: &OsStr| quota::renaming(home.as_fd(), &[from], || rename::rename_new_at(home, from, to));
+        undo::all_or_nothing(|undo| {
+            for (from, to) in [(other, third), (one, other), (third, one)] {
+                step(from, to)?;
+                undo.with(move || step(to, from));
+            }
+            Ok(())
         })
     }
 
@@ -78,83 +187,60 @@ impl Overlay {
             self.give_to_containers(dir, name)?;
         }
         self.give_to_containers(dir, ".")?;
-        let label = match plan.access {
-            Access::ReadWrite => b"rw",
-            Access::ReadOnly => b"ro",
-        };
-        xattr::set(dir, ACCESS, label)?;
+        set_access(dir, plan.access)?;
         if plan.lowers.0.is_empty() {
             fs::make_dir_at(dir, EMPTY, 0o700)?;
         } else {
             fs::write_new_at(dir, LOWER, plan.lowers.to_text().as_bytes(), 0o644, self.options.durable)?;
         }
-        fs::write_new_at(dir, LINK, link.as_str().as_bytes(), 0o644, self.options.durable)?;
-        if self.options.durable { fs::fsync(dir, "layer directory") } else { Ok(()) }
+        fs::write_new_at(dir, LINK, link.as_str().as_bytes(), 0o644, self.options.durable)
     }
 
-    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options.
+    /// Makes what was renamed in home outlast a power cut. On filesystems with a journal, all that was made before comes with it.
+    pub(super) fn flush(&self, home: &OwnedFd) -> Result<()> {
+        if self.options.durable { fs::fsync(home, "home") } else { Ok(()) }
+    }
+
+    /// The lowers of a new child: its parent, then those of its parent.
+    pub(super) fn lowers_upon(&self, home: &OwnedFd, parent: &LayerId) -> Result<Lowers> {
+        let found = || -> Result<Lowers> {
+            let layer = Layer::open(home, parent)?;
+            layer.check_finished()?;
+            let mut links = vec![layer.link()?];
+            links.extend(self.lowers_of(home, &layer)?.0);
+            Ok(Lowers(links))
+        };
+        found().context(|| "its parent")
+    }
+
+    /// The driver takes limits for read-write layers and no other options. Defaults in force are appended to the options. Limits
+    /// that would not be enforced at this moment are refused.
     fn limits_for(&self, access: Access, options: &mut CreateOptions) -> Result<Limits> {
-        match (access, &self.quota) {
-            (Access::ReadOnly, _) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadOnly, _) => {
-                Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers"))
-            }
-            (Access::ReadWrite, Ok(_)) => quota::limits(&mut options.storage_opt, self.options.limits),
-            (Access::ReadWrite, Err(_)) if options.storage_opt.is_empty() => Ok(Limits::default()),
-            (Access::ReadWrite, Err(why)) => {
-                let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
-                Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
-            }
+        match access {
+            Access::ReadOnly if options.storage_opt.is_empty() => Ok(Limits::default()),
+            Access::ReadOnly => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
+            Access::ReadWrite if options.storage_opt.is_empty() && self.options.limits.is_none() => Ok(Limits::default()),
+            Access::ReadWrite => match self.why_unlimited() {
+                None => quota::limits(&mut options.storage_opt, self.options.limits),
+                Some(why) => {
+                    let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
+                    Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
+                }
+            },
         }
     }
 
     /// With remapped users, root of the containers owns what the kernel writes for them.
-    fn give_to_containers(&self, dir: &OwnedFd, name: &str) -> Result<()> {
+    pub(super) fn give_to_containers(&self, dir: &OwnedFd, name: &str) -> Result<()> {
         match &self.options.remap {
             Some(remap) => fs::chown_at(dir, name, remap.uid, remap.gid),
             None => Ok(()),
         }
     }
-
-    /// Makes sure that nothing has the id. What must not be lost is an error; a leftover that nobody can use is moved away.
-    fn make_room(&self, home: &OwnedFd, id: &LayerId) -> Result<()> {
-        match fs::stat_at(home, id) {
-            Err(e) if fs::is_absent(&e) => return Ok(()),
-            found => found?,
-        };
-        let taken = |why: &str| Err(Error::new(Kind::Exists, format!("the id is taken by a layer that {why}")));
-        match Layer::find(home, id) {
-            Ok(None) => {} // a symlink into a remote store that has it no more
-            Err(e) if e.errno() == ENOTDIR => {}
-            Err(e) => return Err(e),
-            Ok(Some(layer)) => {
-                if layer.has_dir(MERGED)? && layer.is_mounted(&self.home)? {
-                    return taken("is mounted");
-                }
-                if may_be_written(&layer)? && has_content(&layer)? {
-                    return taken("is read-write and has content");
-                }
-                if is_parent(home, &layer)? {
-                    return taken("has layers on top of it");
-                }
-            }
-        }
-        log::warn!("layer '{id}' is there already, but nobody uses it; it is made anew");
-        self.discard(home, id)
-    }
-}
-
-/// The lowers of a new child: its parent, then those of its parent.
-pub(super) fn lowers_upon(home: &OwnedFd, parent: &LayerId) -> Result<Lowers> {
-    let layer = Layer::open(home, parent).context(|| "its parent")?;
-    layer.check_finished().context(|| "its parent")?;
-    let mut links = vec![layer.link().context(|| "its parent")?];
-    links.extend(layer.lowers().context(|| "its parent")?.0);
-    Ok(Lowers(links))
 }
 
 /// A link of a random name in `l/`.
-fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
+pub(super) fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
     loop {
         let link = LinkId::random()?;
         match fs::symlink_at(link_text(id), home, link.path()) {
@@ -162,65 +248,4 @@ fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
             made => return made.map(|()| link),
         }
     }
-}
-
-/// Whether containers may have written into the layer. Layers of the C module are not marked; that the kernel has used their
-/// scratch directory is the best hint there is.
-fn may_be_written(layer: &Layer) -> Result<bool> {
-    match xattr::get::<8>(layer, ACCESS) {
-        Ok(access) => Ok(access == b"rw"),
-        Err(e) if xattr::is_absent(&e) => match fs::stat_at(layer, format!("{WORK}/work")) {
-            Ok(_) => Ok(true),
-            Err(e) if fs::is_absent(&e) => Ok(false),
-            Err(e) => Err(e),
-        },
-        Err(e) => Err(e),
-    }
-}
-
-fn has_content(layer: &Layer) -> Result<bool> {
-    if !layer.has_dir(DIFF)? {
-        return Ok(false);
-    }
-    let mut found = false;
-    fs::each_entry(layer.diff()?, |_| {
-        found = true;
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// Whether any layer is stacked upon this one, by whichever of its names: a `link` file that was lost in a power cut does not
-/// mean that nobody refers to the layer.
-fn is_parent(home: &OwnedFd, layer: &Layer) -> Result<bool> {
-    let names = names_of(home, layer)?;
-    let mut found = false;
-    each_layer(home, |other| {
-        found = found
-            || match other.lowers() {
-                Ok(lowers) => lowers.0.iter().any(|link| names.contains(link)),
-                // A damaged list names nobody; its own error is shown when that layer is used.
-                Err(e) if e.kind() == Kind::Corrupt => false,
-                Err(e) => return Err(e),
-            };
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// Every name in `l/` that leads to a layer, and the one in its `link` file.
-fn names_of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
-    let mut names = match layer.link() {
-        Ok(link) => vec![link],
-        Err(e) if e.kind() == Kind::Corrupt => Vec::new(),
-        Err(e) => return Err(e),
-    };
-    let (links, text) = (fs::open_dir_at(home, LINKS)?, link_text(&layer.id));
-    fs::each_entry(&links, |entry| {
-        if fs::read_link_at(&links, &entry.name).is_ok_and(|found| found == text) {
-            names.extend(LinkId::parse(entry.name.as_bytes()));
-        }
-        Ok(())
-    })?;
-    Ok(names)
 }

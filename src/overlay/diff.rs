@@ -1,6 +1,6 @@
 //! Telling what a layer changes: from its own directory, or by comparing whole trees where that does not say all.
 
-use super::Overlay;
+use super::Shared;
 use super::layout::{EMPTY, Layer, LinkId, MERGED, WORK};
 use super::mount::{PAGE, base_for};
 use super::probe::Stacking;
@@ -27,7 +27,7 @@ enum Wants {
 /// What mounts whole what a layer was changed into by a mount with these features.
 const WITH_FEATURES: [&str; 2] = ["redirect_dir=follow", "metacopy=on"];
 
-impl Overlay {
+impl Shared {
     pub(super) fn export(
         &self,
         id: &LayerId,
@@ -58,16 +58,18 @@ impl Overlay {
         wants: Wants,
         work: impl FnOnce(&Source) -> Result<T>,
     ) -> Result<T> {
+        id.check_free(&super::layout::RESERVED)?;
         let held: Vec<_> = [Some(id), base].into_iter().flatten().map(|id| (id.as_str(), Mode::Shared)).collect();
         let _held = self.locks.hold(&held)?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
+        self.lease.tell(id);
         layer.check_finished()?;
         work(&self.source(&home, &layer, base, wants)?)
     }
 
     fn source(&self, home: &OwnedFd, layer: &Layer, base: Option<&LayerId>, wants: Wants) -> Result<Source> {
-        let lowers = layer.lowers()?.0;
+        let lowers = self.lowers_of(home, layer)?.0;
         let above = match base {
             None => 0,
             Some(base) => {

@@ -1,55 +1,64 @@
 //! The home directory: making it ready at start, and letting go of it at the end.
 
-use super::Overlay;
-use super::layout::{Home, LINKS, MERGED, STAGE, TRASH};
+use super::Shared;
+use super::layout::{Home, LINKS};
 use super::options::Options;
 use super::probe::{self, Stacking};
-use super::remove;
 use crate::backing;
+use crate::error::errno::{EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts;
-use crate::quota::Control;
-use crate::sys::fs;
+use crate::quota::{self, Control};
+use crate::sys::fs::{self, FileKind};
 use crate::sys::mount::{self, Flags};
+use crate::sys::xattr;
+use crate::undo;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// On home: the driver has used it. Setting it shows whether the marks of layers can be set at all.
+const USED: &str = "trusted.graphdriver.home";
 
 /// A home that is ready for use.
 pub(super) struct Prepared {
     pub(super) home: Home,
     pub(super) stacking: Stacking,
     pub(super) backing_fs: String,
+    pub(super) read_only: bool,
     pub(super) quota: Result<Control>,
-    pub(super) is_bound: bool,
+    pub(super) bind: Option<u64>,
 }
 
+/// Makes home ready. On a store that has layers nothing is written: a full disk must not keep anybody from deleting some.
 pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
-    check_path(path)?;
-    make_home(path, options)?;
     let real = real_path(path)?;
-    check_path(&real)?;
+    check_home(&real)?;
     let parent = fs::open_dir(real.parent().unwrap_or(&real))?;
     let backing_fs = backing::filesystem_name(fs::filesystem_magic(parent)?);
     let home = Home { path: path.to_owned(), real };
     let dir = home.open()?;
+    let read_only = fs::room(&dir)?.read_only;
+    make_links(&dir, options)?;
+    check_marks(&dir)?;
     let quota = find_quota(&dir, &home.real, options, &backing_fs)?;
-    sweep_leftovers(&home, &dir, quota.as_ref().ok())?;
-    probe::check_d_type(&dir)?;
-    let stacking = probe::probe_overlay(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
-    sweep_links(&dir)?;
-    // Last, so that a start that fails leaves no mount behind.
-    if !options.skip_mount_home {
-        make_private(&home.real)?;
+    if let Ok(quota) = &quota {
+        settle_limits(&dir, quota)?;
     }
-    let is_bound = mounts::is_bound_on_itself(&home.real)?;
-    Ok(Prepared { home, stacking, backing_fs, quota, is_bound })
+    probe::check_d_type(&dir)?;
+    let stacking = probe::probe(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
+    // Last, so that a start that fails leaves no mount behind.
+    let bind = if options.skip_mount_home { None } else { make_private(&home.real)? };
+    Ok(Prepared { home, stacking, backing_fs, read_only, quota, bind })
 }
 
-/// Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.
-fn check_path(path: &Path) -> Result<()> {
+/// Refuses a path that cannot be home. Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.
+///
+/// # Errors
+/// [`Kind::Invalid`], with the reason.
+pub fn check_home(path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_bytes();
     if !path.is_absolute() {
         return Err(Error::new(Kind::Invalid, "not an absolute path"));
@@ -72,89 +81,117 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(path).map_err(|e| failed("resolve the path", &e))
 }
 
-/// Makes home and `l/`. Nobody but root has business in there: set-user-id programs of images lie around in it.
-fn make_home(path: &Path, options: &Options) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("make the directory", &e))?;
-    let home = fs::open_dir(path)?;
-    match fs::make_dir_at(&home, LINKS, 0o700) {
-        Err(e) if e.kind() == Kind::Exists => fs::chmod_at(&home, LINKS, 0o700)?,
-        made => made?,
+/// Makes `l/`, and gives it and home the owner and mode that they are to have.
+fn make_links(home: &OwnedFd, options: &Options) -> Result<()> {
+    let links = match fs::stat_at(home, LINKS) {
+        Err(e) if fs::is_absent(&e) => {
+            fs::make_dir_at(home, LINKS, 0o700)?;
+            fs::stat_at(home, LINKS)?
+        }
+        found => found?,
+    };
+    if links.kind != FileKind::Dir {
+        return Err(Error::new(Kind::Corrupt, format!("'{LINKS}' is no directory")).hint("move it away"));
+    }
+    if links.mode & 0o7777 != 0o700 {
+        fs::chmod_at(home, LINKS, 0o700)?;
     }
     if let Some(remap) = &options.remap {
-        fs::chown_at(&home, LINKS, remap.uid, remap.gid)?;
-        fs::chown_at(&home, ".", remap.uid, remap.gid)?;
-    }
-    Ok(())
-}
-
-/// Makes home a mount of its own with private propagation, so that layer mounts do not spread into other namespaces.
-fn make_private(path: &Path) -> Result<()> {
-    let nothing = OsStr::new("");
-    if !mounts::is_mount_point(fs::open_dir(path.parent().unwrap_or(path))?, path.file_name().unwrap_or_default(), path)? {
-        mount::mount(path.as_os_str(), path, "", Flags::MS_BIND, nothing)?;
-    }
-    mount::mount(nothing, path, "", Flags::MS_PRIVATE, nothing)
-}
-
-/// Project quota, or why there is none; that is an error only if the configuration has limits.
-fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
-    match Control::probe(home.as_fd(), path) {
-        Err(e) if !options.limits.is_none() => Err(e.context(match backing_fs {
-            "xfs" | "extfs" => "Storage option overlay.size not supported. Filesystem does not support Project Quota",
-            _ => "Storage option overlay.size only supported for backingFS XFS or ext4.",
-        })),
-        Err(e) => {
-            log::info!("layers of '{}' cannot be limited: {e}", path.display());
-            Ok(Err(e))
-        }
-        found => Ok(found),
-    }
-}
-
-/// Deletes what a crash left half made or half deleted.
-fn sweep_leftovers(home: &Home, dir: &OwnedFd, quota: Option<&Control>) -> Result<()> {
-    let mut leftovers = Vec::new();
-    fs::each_entry(dir, |entry| {
-        let name = entry.name.as_bytes();
-        if name.starts_with(STAGE.as_bytes()) || name.starts_with(TRASH.as_bytes()) {
-            leftovers.push(entry.name);
-        }
-        Ok(())
-    })?;
-    for name in leftovers {
-        // The probe of older kernels mounts there for a moment.
-        let detached = mount::umount_detach(&home.real.join(&name).join(MERGED));
-        match detached.and_then(|_| remove::delete(dir, &name, quota)) {
-            Ok(()) => log::info!("deleted '{}', left half done by a crash", fs::shown(&name)),
-            Err(e) => log::warn!("'{}', left half done by a crash, cannot be deleted: {e}", fs::shown(&name)),
-        }
-    }
-    Ok(())
-}
-
-/// Removes links to layers that are no more. The links of unpublished layers go as well.
-fn sweep_links(home: &OwnedFd) -> Result<()> {
-    let links = fs::open_dir_at(home, LINKS)?;
-    fs::each_entry(&links, |entry| {
-        match fs::stat_at_follow(&links, &entry.name) {
-            Err(e) if fs::is_absent(&e) => {
-                if let Err(e) = fs::remove_file_at(&links, &entry.name) {
-                    log::warn!("stale link '{}' cannot be removed: {e}", fs::shown(&entry.name));
-                }
+        for (name, stat) in [(LINKS, links), (".", fs::stat_fd(home)?)] {
+            if (stat.uid, stat.gid) != (remap.uid, remap.gid) {
+                fs::chown_at(home, name, remap.uid, remap.gid)?;
             }
-            Err(e) => log::warn!("link '{}' cannot be followed: {e}", fs::shown(&entry.name)),
-            Ok(_) => {}
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// Layers are marked by trusted attributes, and so are overlayfs' opaque directories. In a user namespace nobody can set them.
+fn check_marks(home: &OwnedFd) -> Result<()> {
+    if xattr::is_set(home, USED)? {
+        return Ok(());
+    }
+    match xattr::set(home, USED, b"y") {
+        Err(e) if e.errno() == EPERM => {
+            let e = e.context("layers need 'trusted' attributes");
+            Err(e.hint("run as root of the initial user namespace, with CAP_SYS_ADMIN"))
+        }
+        Err(e) if xattr::is_absent(&e) => Err(e.hint("the filesystem has no 'trusted' attributes; use ext4 or XFS")),
+        // No room, or not to be written: nothing can be made then, but what is there can be used and deleted.
+        Err(e) if e.kind() == Kind::NoSpace || e.errno() == EROFS => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Makes home a mount of its own with private propagation, so that layer mounts do not spread into other namespaces. Returns the number
+/// of the mount if it is a bind of home on itself, ours or of a process before us, and so ours to take away at the end.
+fn make_private(path: &Path) -> Result<Option<u64>> {
+    let nothing = OsStr::new("");
+    undo::all_or_nothing(|undo| {
+        let above = fs::open_dir(path.parent().unwrap_or(path))?;
+        if !mounts::is_mount_point(above, path.file_name().unwrap_or_default(), path)? {
+            let mounted = mounts::below(path)?;
+            if !mounted.is_empty() {
+                // It would hide them: umount would not find them, and a second mount would write into the same layer.
+                log::warn!(
+                    "'{}' is not made a mount of its own: layers are mounted below ({})",
+                    path.display(),
+                    listed(&mounted)
+                );
+                return Ok(None);
+            }
+            mount::mount(path.as_os_str(), path, "", Flags::MS_BIND, nothing)?;
+            undo.with(|| mount::umount_detach(path).map(drop));
+        }
+        mount::mount(nothing, path, "", Flags::MS_PRIVATE, nothing)?;
+        mounts::bound_on_itself(path)
     })
 }
 
-impl Overlay {
-    /// Unmounts home if it is bound on itself. With layers still mounted below, that would hide them from their users.
+/// Project quota, or why there can be none. That limits are not enforced is an error only if the configuration has some.
+fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
+    let cannot_limit = |e: Error| match backing_fs {
+        _ if options.limits.is_none() => {
+            log::info!("layers of '{}' cannot be limited: {e}", path.display());
+            Ok(e)
+        }
+        "xfs" | "extfs" => {
+            Err(e.context("Storage option overlay.size not supported. Filesystem does not support Project Quota"))
+        }
+        _ => Err(e.context("Storage option overlay.size only supported for backingFS XFS or ext4.")),
+    };
+    match Control::probe(home.as_fd(), path) {
+        Err(e) => cannot_limit(e).map(Err),
+        Ok(quota) => match quota.check_enforced(home.as_fd()) {
+            Err(e) => cannot_limit(e).map(|_| Ok(quota)),
+            Ok(()) => Ok(Ok(quota)),
+        },
+    }
+}
+
+/// Lowers limits that were raised for the moment of a mount when a crash came.
+fn settle_limits(home: &OwnedFd, quota: &Control) -> Result<()> {
+    let mut notes = Vec::new();
+    fs::each_entry(home, |entry| {
+        if quota::is_note(&entry.name) {
+            notes.push(entry.name);
+        }
+        Ok(())
+    })?;
+    for note in notes {
+        if let Err(e) = quota.settle_note(home.as_fd(), &note) {
+            log::warn!("limits stay raised as a crash left them, until the layer is next mounted: {e}");
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Takes away the bind mount of home that is ours. With layers still mounted below, that would hide them from their users.
     pub(super) fn release_home(&self) -> Result<()> {
         let path = &self.home.real;
-        if self.options.skip_mount_home || !self.home_is_bound {
+        // Another mount may have come upon it, which is its maker's.
+        if self.bind.is_none() || mounts::bound_on_itself(path)? != self.bind {
             return Ok(());
         }
         match mount::umount(path) {

@@ -9,18 +9,22 @@
 //! <home>/<id>/work/      the kernel's scratch directory
 //! <home>/<id>/merged/    where the layer is mounted
 //! ```
-//! iSulad's C module, Docker and containers/storage use the same form. A name in home that starts with a dot is ours while
-//! something is being made or deleted; the next start sweeps it.
+//! iSulad's C module, Docker and containers/storage use the same form. A name in home of the form `.stage-…` or `.trash-…` is ours
+//! while something is being made or deleted; what a crash leaves of it, the next start's worker deletes. `.room-…` notes that a limit
+//! is raised for a moment (`quota::room`).
 
-use crate::error::errno::ENOTDIR;
+use crate::driver::Access;
+use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts;
+use crate::quota;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::xattr;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 pub(super) const LINKS: &str = "l";
 pub(super) const DIFF: &str = "diff";
@@ -32,23 +36,52 @@ pub(super) const WORK: &str = "work";
 pub(super) const MERGED: &str = "merged";
 pub(super) const EMPTY: &str = "empty";
 
+/// Names in home that are no layers': not to be given to one.
+pub(super) const RESERVED: [&str; 3] = [LINKS, REMOTE, quota::NODE];
+/// Where the remote layer store keeps what the symlinks in home lead to.
+const REMOTE: &str = "RO";
+
 /// Prefix of what is being made.
 pub(super) const STAGE: &str = ".stage-";
 /// Prefix of what is being deleted.
 pub(super) const TRASH: &str = ".trash-";
 
-/// On the layer's directory while an unpack into it is under way; what crashed in between is never taken for a whole layer.
+/// On the layer's directory from the first change of an unpack to its end; what crashed in between is never taken for a whole layer.
 /// The C module neither reads nor removes it.
 const UNFINISHED: &str = "trusted.graphdriver.unfinished";
 /// On the layer's directory: `rw` or `ro`. Layers of the C module have none.
-pub(super) const ACCESS: &str = "trusted.graphdriver.access";
+const ACCESS: &str = "trusted.graphdriver.access";
 /// Overlayfs' mark of a directory that hides what is below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// No `link` file is longer; readers accept the names of other tools.
 const MAX_LINK: usize = 255;
 /// Overlayfs stacks at most 500 lowers; names of other tools may be long.
-const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
+pub(super) const MAX_LOWER: usize = 500 * (MAX_LINK + 3);
+
+/// How far an unpack got that did not finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    /// Into a layer that was empty before: nothing is lost with it.
+    First,
+    /// Into a layer that had content.
+    Again,
+}
+
+impl Unfinished {
+    const fn value(self) -> &'static [u8] {
+        match self {
+            Unfinished::First => b"first",
+            Unfinished::Again => b"again",
+        }
+    }
+}
+
+/// Whether a name in home is one that this driver makes while it makes or deletes something, and nobody else would.
+pub(super) fn is_temporary(name: &[u8]) -> bool {
+    let random = name.strip_prefix(STAGE.as_bytes()).or_else(|| name.strip_prefix(TRASH.as_bytes()));
+    random.is_some_and(|hex| hex.len() == 26 && hex.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)))
+}
 
 /// The short name of a layer: a file name in `l/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,36 +185,49 @@ impl Layer {
         }
     }
 
+    pub(super) fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
+
     pub(super) fn link(&self) -> Result<LinkId> {
         let read = fs::read_at(&self.dir, LINK, MAX_LINK + 1);
         self.part(read.and_then(|content| LinkId::parse(&content)))
     }
 
-    /// A part of a layer that is missing is damage, and must not be told as "no such layer".
+    /// A part of a layer that is missing, or something else, is damage, and must not be told as "no such layer".
     fn part<T>(&self, outcome: Result<T>) -> Result<T> {
+        let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP].contains(&e.errno());
         outcome
-            .map_err(|e| if fs::is_absent(&e) { e.with_kind(Kind::Corrupt) } else { e })
+            .map_err(|e| if is_damage(&e) { e.with_kind(Kind::Corrupt) } else { e })
             .context(|| format!("layer '{}'", self.id))
     }
 
-    /// Whether something is mounted on the layer.
+    /// Whether something is mounted on the layer. Where the place for that is missing, nothing is.
     pub(super) fn is_mounted(&self, home: &Home) -> Result<bool> {
-        self.part(mounts::is_mount_point(&self.dir, MERGED, &home.mount_point(&self.id)))
+        match mounts::is_mount_point(&self.dir, MERGED, &home.mount_point(&self.id)) {
+            Err(e) if fs::is_absent(&e) => Ok(false),
+            outcome => outcome.context(|| format!("layer '{}'", self.id)),
+        }
     }
 
-    /// The ancestors; none for a base layer. A layer that has neither a `lower` file nor the `empty` directory was never
-    /// finished: taking it for a base layer would mount it without its parents.
-    pub(super) fn lowers(&self) -> Result<Lowers> {
+    /// The ancestors as the layer itself tells them; none for a base layer. `None` if it does not: it has neither a `lower` file nor
+    /// the `empty` directory.
+    pub(super) fn own_lowers(&self) -> Result<Option<Lowers>> {
         let read = match fs::read_at(&self.dir, LOWER, MAX_LOWER) {
-            Ok(content) => Lowers::parse(&content),
-            Err(e) if fs::is_absent(&e) => match self.has_dir(EMPTY) {
-                Ok(true) => Ok(Lowers::default()),
-                Ok(false) => Err(corrupt("it has neither parents nor an 'empty' directory")),
-                Err(e) => Err(e),
-            },
+            Ok(content) => Lowers::parse(&content).map(Some),
+            Err(e) if fs::is_absent(&e) => Ok(self.has_dir(EMPTY)?.then(Lowers::default)),
             Err(e) => Err(e),
         };
-        read.context(|| format!("layer '{}'", self.id))
+        self.part(read)
+    }
+
+    /// Who may write into it, as it was made; `None` for a layer of the C module, which keeps no note of that.
+    pub(super) fn access(&self) -> Result<Option<Access>> {
+        match xattr::get::<8>(&self.dir, ACCESS) {
+            Ok(access) => Ok(Some(if access == b"rw" { Access::ReadWrite } else { Access::ReadOnly })),
+            Err(e) if xattr::is_absent(&e) => Ok(None),
+            Err(e) => Err(e.context(format!("layer '{}'", self.id))),
+        }
     }
 
     pub(super) fn diff(&self) -> Result<OwnedFd> {
@@ -196,25 +242,30 @@ impl Layer {
         }
     }
 
-    pub(super) fn is_unfinished(&self) -> Result<bool> {
-        xattr::is_set(&self.dir, UNFINISHED)
+    /// Whether an unpack into the layer did not finish. Marks of an unknown kind stand for one that destroys nothing.
+    pub(super) fn unfinished(&self) -> Result<Option<Unfinished>> {
+        match xattr::get::<8>(&self.dir, UNFINISHED) {
+            Ok(value) if value == Unfinished::First.value() => Ok(Some(Unfinished::First)),
+            Ok(_) => Ok(Some(Unfinished::Again)),
+            Err(e) if xattr::is_absent(&e) => Ok(None),
+            Err(e) => Err(e.context(format!("layer '{}'", self.id))),
+        }
     }
 
     /// An error unless the last unpack into the layer was completed.
     pub(super) fn check_finished(&self) -> Result<()> {
-        if !self.is_unfinished()? {
-            return Ok(());
-        }
-        let what = format!("layer '{}' is incomplete: unpacking into it was interrupted", self.id);
-        Err(Error::new(Kind::Corrupt, what).hint("remove the layer and make it anew"))
+        self.unfinished()?.map_or(Ok(()), |_| Err(incomplete(self.id.as_str())))
     }
 
-    pub(super) fn set_unfinished(&self) -> Result<()> {
-        xattr::set(&self.dir, UNFINISHED, b"y")
+    pub(super) fn set_unfinished(&self, how: Unfinished) -> Result<()> {
+        xattr::set(&self.dir, UNFINISHED, how.value())
     }
 
     pub(super) fn set_finished(&self) -> Result<()> {
-        xattr::remove(&self.dir, UNFINISHED)
+        match xattr::remove(&self.dir, UNFINISHED) {
+            Err(e) if !xattr::is_absent(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// Remembers that the layer's root hides everything below. The kernel ignores the mark there, so the lowers must be cut
@@ -237,6 +288,36 @@ impl Layer {
     }
 }
 
+/// Notes on a layer's directory who may write into it.
+pub(super) fn set_access(dir: &OwnedFd, access: Access) -> Result<()> {
+    let value: &[u8] = match access {
+        Access::ReadWrite => b"rw",
+        Access::ReadOnly => b"ro",
+    };
+    xattr::set(dir, ACCESS, value)
+}
+
+/// A layer cannot be used because an unpack into it did not finish.
+pub(super) fn incomplete(id: &str) -> Error {
+    let what = format!("layer '{id}' is incomplete: unpacking into it is under way or was interrupted");
+    Error::new(Kind::Corrupt, what).hint("wait for it, or remove the layer and make it anew")
+}
+
+/// What the layer that a link leads to says about itself, without opening it.
+pub(super) struct Seen {
+    pub(super) unfinished: bool,
+    pub(super) root_opaque: bool,
+}
+
+/// Looks at a layer through its link; `ENOENT` if that leads nowhere.
+pub(super) fn look(home: &OwnedFd, link: &LinkId) -> Result<Seen> {
+    let diff = link.path();
+    Ok(Seen {
+        unfinished: xattr::is_set_below(home, &format!("{diff}/.."), UNFINISHED)?,
+        root_opaque: xattr::is_set_below(home, &diff, OPAQUE)?,
+    })
+}
+
 /// The driver's home directory. It is opened anew by each operation: a descriptor that is kept would keep the mount of home
 /// busy when the driver is cleaned up.
 #[derive(Clone, Debug)]
@@ -257,9 +338,57 @@ impl Home {
         self.real.join(id.as_str()).join(MERGED)
     }
 
+    /// Whether the text of a symlink in home is that of a layer of the remote store.
+    fn is_remote(&self, text: &Path, id: &LayerId) -> bool {
+        [&self.path, &self.real].iter().any(|home| text == home.join(REMOTE).join(id.as_str()))
+    }
+
     /// The path of a layer's part, as callers see it.
     pub(super) fn path(&self, id: &LayerId, part: &str) -> PathBuf {
         self.path.join(id.as_str()).join(part)
+    }
+}
+
+/// What has a layer's id in home.
+pub(super) enum Found {
+    /// Nothing, or what is not worth keeping: an empty directory, a symlink into the remote store that leads nowhere any more.
+    Nothing(Vacant),
+    /// Something that is no layer: not ours to touch.
+    Foreign,
+    /// A layer, whole or damaged.
+    Layer(Layer),
+}
+
+/// A free id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vacant {
+    /// No such name.
+    Absent,
+    /// A name in the way that can be taken away.
+    Hollow,
+}
+
+/// Looks what has an id.
+pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
+    id.check_free(&RESERVED)?;
+    match Layer::find(dir, id) {
+        Ok(Some(layer)) => {
+            if [DIFF, LINK, LOWER, WORK, MERGED, EMPTY].iter().any(|part| fs::stat_at(&layer, part).is_ok()) {
+                return Ok(Found::Layer(layer));
+            }
+            let is_link = fs::stat_at(dir, id)?.kind == FileKind::Symlink;
+            Ok(if !is_link && fs::is_empty_dir(&layer)? { Found::Nothing(Vacant::Hollow) } else { Found::Foreign })
+        }
+        Ok(None) => match fs::read_link_at(dir, id) {
+            Err(e) if fs::is_absent(&e) => Ok(Found::Nothing(Vacant::Absent)),
+            Ok(text) if home.is_remote(Path::new(&text), id) => Ok(Found::Nothing(Vacant::Hollow)),
+            _ => Ok(Found::Foreign),
+        },
+        // No directory, and nothing that leads to one.
+        Err(e) => match fs::stat_at(dir, id)?.kind {
+            FileKind::Dir => Err(e),
+            _ => Ok(Found::Foreign),
+        },
     }
 }
 
@@ -268,16 +397,24 @@ pub(super) fn link_text(id: &LayerId) -> OsString {
     format!("../{id}/{DIFF}").into()
 }
 
-/// Calls `each` for every directory in home that can be a layer.
-pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(Layer) -> Result<()>) -> Result<()> {
+/// Which layer a link in `l/` is of, by its text.
+pub(super) fn owner_of(text: &OsStr) -> Option<LayerId> {
+    let id = text.as_bytes().strip_prefix(b"../")?.strip_suffix(b"/diff")?;
+    LayerId::parse(id).ok()
+}
+
+/// Calls `each` for every directory in home that can be a layer; with the error for one that cannot be opened, which must not stand
+/// in the way of all others.
+pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(&LayerId, Result<Layer>) -> Result<()>) -> Result<()> {
     fs::each_entry(home, |entry| {
-        use std::os::unix::ffi::OsStrExt;
-        let Ok(id) = LayerId::parse(entry.name.as_bytes()) else { return Ok(()) };
+        let id = LayerId::parse(entry.name.as_bytes()).ok().filter(|id| id.check_free(&RESERVED).is_ok());
+        let Some(id) = id.filter(|_| entry.kind.is_none_or(|kind| kind != FileKind::File)) else { return Ok(()) };
         match Layer::find(home, &id) {
-            Ok(Some(layer)) => each(layer),
+            Ok(Some(layer)) => each(&id, Ok(layer)),
             Ok(None) => Ok(()),
-            Err(e) if e.errno() == ENOTDIR => Ok(()), // a file
-            Err(e) => Err(e),
+            // A file, or a symlink that leads to none or to itself.
+            Err(e) if [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&e.errno()) => Ok(()),
+            Err(e) => each(&id, Err(e)),
         }
     })
 }
@@ -314,6 +451,17 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(Lowers::parse(text).unwrap_err().kind(), Kind::Corrupt, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn only_names_that_we_make_are_temporary() {
+        let hex = "0123456789abcdef0123456789";
+        assert!(is_temporary(format!("{STAGE}{hex}").as_bytes()) && is_temporary(format!("{TRASH}{hex}").as_bytes()));
+        for foreign in
+            [".trash-can", ".trash-", ".stage-0123456789ABCDEF0123456789", ".trash-0123456789abcdef01234567890", hex]
+        {
+            assert!(!is_temporary(foreign.as_bytes()), "{foreign}");
         }
     }
 

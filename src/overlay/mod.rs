@@ -6,15 +6,19 @@
 
 mod apply;
 mod create;
+mod defaults;
 mod diff;
 mod home;
 mod layout;
+mod leftover;
+mod links;
 mod mount;
 mod options;
 mod probe;
 mod remove;
 mod repair;
 mod report;
+mod volatile;
 
 use crate::driver::{
     Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
@@ -24,77 +28,120 @@ use crate::id::LayerId;
 use crate::lease::Lease;
 use crate::locks::Locks;
 use crate::quota::Control;
+use crate::worker::Worker;
+pub use home::check_home;
 use layout::Home;
 use options::Options;
 use probe::Stacking;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// An initialised overlay driver. Nothing is kept in memory that is not also on disk.
+/// An initialised overlay driver.
 struct Overlay {
+    shared: Arc<Shared>,
+    /// Deletes what could not be deleted at once.
+    worker: Worker,
+}
+
+/// What the driver's operations and its worker work on. Nothing is kept in memory that is not also on disk, but for what concerns
+/// this process alone.
+struct Shared {
     name: String,
     home: Home,
     options: Options,
     stacking: Stacking,
     backing_fs: String,
-    /// Project quota on the filesystem of home, or why there is none.
+    /// Home can only be read.
+    read_only: bool,
+    /// Project quota on the filesystem of home, or why it can never have any.
     quota: Result<Control>,
-    /// Operations on one layer take turns.
     locks: Locks,
-    /// The right to use home, for as long as this lives.
-    _lease: Arc<Lease>,
-    /// Home is bind-mounted on itself, by us or by an earlier life of the daemon.
-    home_is_bound: bool,
+    /// The right to use home, and what the caller was told of.
+    lease: Arc<Lease>,
+    /// The bind mount of home on itself that is ours to take away: its number in the mount table.
+    bind: Option<u64>,
+    /// Temporary names in home that operations are using.
+    temporaries: Mutex<HashSet<String>>,
+    /// Those that could not be deleted, and of which the log knows.
+    stuck: Mutex<HashSet<OsString>>,
+    /// The worker has looked for what a crash left.
+    swept: AtomicBool,
+    /// Something could not be deleted, and the worker does not know of it yet.
+    is_left: AtomicBool,
 }
 
-/// Initialises the driver on the directory `home`, which is made if it is missing; `name` is what status calls the driver.
+/// Initialises the driver on the directory `home`, of which the caller has the lease; `name` is what status calls the driver.
 ///
 /// # Errors
 /// A bad option; a filesystem or kernel on which overlayfs does not work.
 pub fn open(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Result<Box<dyn Driver>> {
     let options = Options::parse(options)?;
     let home = home::prepare(home, &options).context(|| format!("overlay home '{}'", home.display()))?;
-    Ok(Box::new(Overlay {
+    let shared = Shared {
         name: name.to_owned(),
         home: home.home,
         options,
         stacking: home.stacking,
         backing_fs: home.backing_fs,
+        read_only: home.read_only,
         quota: home.quota,
         locks: Locks::default(),
-        _lease: lease,
-        home_is_bound: home.is_bound,
-    }))
+        lease,
+        bind: home.bind,
+        temporaries: Mutex::default(),
+        stuck: Mutex::default(),
+        swept: AtomicBool::new(home.read_only),
+        is_left: AtomicBool::new(false),
+    };
+    let overlay = Overlay { shared: Arc::new(shared), worker: Worker::new("overlay-deleter") };
+    overlay.resume();
+    Ok(Box::new(overlay))
+}
+
+impl Overlay {
+    /// Runs an operation on a layer, and lets the worker know of what it left, or that something may have become possible.
+    fn on<T>(&self, what: &str, id: &LayerId, operation: impl FnOnce(&Shared) -> Result<T>) -> Result<T> {
+        let done = operation(&self.shared);
+        if self.shared.is_left.swap(false, Ordering::SeqCst) {
+            self.worker.wake(&self.shared);
+        } else {
+            self.worker.nudge(&self.shared);
+        }
+        done.context(|| format!("{what} layer '{id}'"))
+    }
 }
 
 impl Driver for Overlay {
     fn create(&self, id: &LayerId, parent: Option<&LayerId>, access: Access, options: &mut CreateOptions) -> Result<()> {
-        self.create_layer(id, parent, access, options).context(|| format!("create layer '{id}'"))
+        self.on("create", id, |shared| shared.create_layer(id, parent, access, options))
     }
 
     fn remove(&self, id: &LayerId) -> Result<()> {
-        self.remove_layer(id).context(|| format!("remove layer '{id}'"))
+        self.on("remove", id, |shared| shared.remove_layer(id))
     }
 
     fn mount(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
-        self.mount_layer(id, options).context(|| format!("mount layer '{id}'"))
+        self.on("mount", id, |shared| shared.mount_layer(id, options))
     }
 
     fn umount(&self, id: &LayerId) -> Result<()> {
-        self.umount_layer(id).context(|| format!("umount layer '{id}'"))
+        self.on("umount", id, |shared| shared.umount_layer(id))
     }
 
     fn exists(&self, id: &LayerId) -> Result<bool> {
-        self.layer_exists(id).context(|| format!("look for layer '{id}'"))
+        self.shared.layer_exists(id).context(|| format!("look for layer '{id}'"))
     }
 
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
-        self.apply(id, request).context(|| format!("unpack into layer '{id}'"))
+        self.on("unpack into", id, |shared| shared.apply(id, request))
     }
 
     fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
-        self.export(id, base, compression, to).context(|| format!("export layer '{id}'"))
+        self.on("export", id, |shared| shared.export(id, base, compression, to))
     }
 
     fn changes(
@@ -103,34 +150,45 @@ impl Driver for Overlay {
         base: Option<&LayerId>,
         each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
     ) -> Result<()> {
-        self.list_changes(id, base, each).context(|| format!("list the changes of layer '{id}'"))
+        self.on("list the changes of", id, |shared| shared.list_changes(id, base, each))
     }
 
     fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
-        self.size_of_changes(id, base).context(|| format!("measure the changes of layer '{id}'"))
+        self.on("measure the changes of", id, |shared| shared.size_of_changes(id, base))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
-        self.metadata_of(id).context(|| format!("metadata of layer '{id}'"))
+        self.shared.metadata_of(id).context(|| format!("metadata of layer '{id}'"))
     }
 
     fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
-        self.usage_of(id).context(|| format!("usage of layer '{id}'"))
+        self.shared.usage_of(id).context(|| format!("usage of layer '{id}'"))
     }
 
     fn repair_lowers(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {
-        self.repair(id, parent).context(|| format!("repair layer '{id}'"))
+        self.on("repair", id, |shared| shared.repair(id, parent))
     }
 
     fn status(&self) -> Result<Status> {
-        Ok(self.report_status())
+        Ok(self.shared.report_status())
     }
 
-    fn pause(&self) {}
+    fn pause(&self) {
+        self.worker.stop();
+    }
 
-    fn resume(&self) {}
+    fn resume(&self) {
+        if !self.shared.read_only {
+            self.worker.wake(&self.shared);
+        }
+    }
 
     fn cleanup(&self) -> Result<()> {
-        self.release_home().context(|| format!("clean up overlay home '{}'", self.home.path.display()))
+        self.worker.stop();
+        let released = self.shared.release_home();
+        if released.is_err() {
+            self.resume(); // it stays in use
+        }
+        released.context(|| format!("clean up overlay home '{}'", self.shared.home.path.display()))
     }
 }

@@ -1,14 +1,15 @@
 //! Mounting a layer upon its ancestors.
 
-use super::Overlay;
-use super::layout::{DIFF, EMPTY, Home, Layer, Lowers, MERGED, WORK};
+use super::Shared;
+use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look, owner_of};
 use super::probe::{MAX_LOWERS, Stacking};
-use crate::driver::MountOptions;
-use crate::error::{Error, Kind, Result};
+use crate::driver::{Access, MountOptions};
+use crate::error::errno::{ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::log;
-use crate::mounts::Words;
+use crate::mounts::{self, Words};
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::sys::newmount::{Context, MAX_STRING, attach, attr};
@@ -21,61 +22,133 @@ use std::path::{Path, PathBuf};
 /// `mount(2)` copies one page of options, which must end in a NUL byte; 4096 is the smallest page of any architecture.
 pub(super) const PAGE: usize = 4096;
 
-impl Overlay {
+impl Shared {
     pub(super) fn mount_layer(&self, id: &LayerId, options: &MountOptions) -> Result<PathBuf> {
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let dir = self.home.open()?;
-        let layer = Layer::open(&dir, id)?;
+        let Found::Layer(layer) = find(&self.home, &dir, id)? else {
+            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+        };
+        self.lease.tell(id);
         layer.check_finished()?;
-        let words = self.words(options);
+        self.before_use(&dir, &layer);
+        let access = self.access_for_mount(&dir, &layer)?;
+        let words = self.words(options, access);
         let merged = self.home.path(id, MERGED);
         if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
             return Ok(merged);
         }
-        let target = self.home.mount_point(id);
-        let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers: layer.lowers()?, words, target: &target };
-        match self.with_room(&layer, || stack.mount(self.stacking)) {
-            Err(e) if e.kind() == Kind::NotFound && self.restore_links(&dir)? > 0 => {
-                log::warn!("restored links of layers below '{id}'");
-                self.with_room(&layer, || stack.mount(self.stacking))
+        if has_upper(access) {
+            self.check_volatile(&layer)?;
+            if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") {
+                self.note_volatile(&layer)?;
             }
-            outcome => outcome,
         }
-        .map_err(|e| stack.explained(e))?;
+        let mount = || {
+            let lowers = self.visible_lowers(&dir, &layer)?;
+            let target = self.home.mount_point(id);
+            let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers, access, words: &words, target: &target };
+            self.with_room(&dir, &layer, || stack.mount(self.stacking)).map_err(|e| stack.explained(e))
+        };
+        let first = mount();
+        match first {
+            Err(e) if self.is_mended(&dir, &layer, &e)? => {
+                log::warn!("layer '{id}' is mended, and mounted again after: {e}");
+                mount()?;
+            }
+            outcome => outcome?,
+        }
         Ok(merged)
     }
 
+    /// Read-only layers are mounted read-only: what is written into an image would show in all containers upon it. The C module keeps
+    /// no note of which layers these are; while one has children, it is mounted as they need it.
+    fn access_for_mount(&self, home: &OwnedFd, layer: &Layer) -> Result<Option<Access>> {
+        match layer.access()? {
+            None if self.children(home, layer)?.lowers.is_some() => Ok(Some(Access::ReadOnly)),
+            noted => Ok(noted),
+        }
+    }
+
+    /// The ancestors as far as they can be seen: one whose root is opaque hides those below it, also where it became that after
+    /// its children were made. One that is not finished must not be shown.
+    fn visible_lowers(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
+        let mut lowers = self.lowers_of(home, layer)?;
+        let mut seen = 0;
+        for link in &lowers.0 {
+            let found = look(home, link).map_err(|e| unreachable(link, e))?;
+            if found.unfinished {
+                let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
+                let name = owner.map_or_else(|| link.as_str().to_owned(), |id| id.to_string());
+                return Err(incomplete(&name)).context(|| "a layer below it");
+            }
+            seen += 1;
+            if found.root_opaque {
+                break;
+            }
+        }
+        lowers.0.truncate(seen);
+        Ok(lowers)
+    }
+
+    /// After a mount failed: whether what it may have failed for was missing and could be made again.
+    fn is_mended(&self, home: &OwnedFd, layer: &Layer, error: &Error) -> Result<bool> {
+        if ![Kind::NotFound, Kind::Corrupt].contains(&error.kind()) {
+            return Ok(false);
+        }
+        let furnished = self.furnish(home, layer)?;
+        Ok(self.restore_links(home, Some(&layer.id))? > 0 || furnished)
+    }
+
     /// The kernel needs a little room in the layer to mount it for writing, also where the layer's limit is used up.
-    fn with_room(&self, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn with_room(&self, dir: &OwnedFd, layer: &Layer, mount: impl FnOnce() -> Result<()>) -> Result<()> {
         match &self.quota {
-            Ok(quota) => quota.with_room(layer.as_fd(), mount),
+            Ok(quota) => quota.with_room(dir.as_fd(), layer.as_fd(), mount),
             Err(_) => mount(),
         }
     }
 
+    /// What a crash left of the layer's limit is put right, and one that is not enforced is told in the log.
+    pub(super) fn before_use(&self, dir: &OwnedFd, layer: &Layer) {
+        if let Ok(quota) = &self.quota {
+            quota.before_use(dir.as_fd(), layer.as_fd(), layer.id.as_str());
+        }
+    }
+
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
+        id.check_free(&super::layout::RESERVED)?;
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
-        mount::umount_detach(&self.home.mount_point(id)).map(drop)
+        let target = self.home.mount_point(id);
+        if self.was_volatile(id)? && mount::umount(&target).is_ok_and(|was_mounted| was_mounted) {
+            return self.settle_volatile(id);
+        }
+        mount::umount_detach(&target).map(drop)
     }
 
     /// The layer's own options replace the configured ones; the label goes with either.
-    fn words(&self, options: &MountOptions) -> Words {
+    fn words(&self, options: &MountOptions, access: Option<Access>) -> Words {
         let mut words =
             if options.options.is_empty() { Words::parse([&self.options.mountopt]) } else { Words::parse(&options.options) };
         if let Some(label) = options.mount_label.as_deref().filter(|label| !label.is_empty()) {
             words.data.push([OsStr::new("context=\""), label, OsStr::new("\"")].into_iter().collect());
         }
+        if access == Some(Access::ReadOnly) {
+            words.flags |= Flags::MS_RDONLY;
+        }
+        super::defaults::add(&mut words, access);
         words
     }
 
     /// An error unless a layer on top of these lowers can be mounted here.
-    pub(super) fn check_depth(&self, id: &LayerId, lowers: &Lowers) -> Result<()> {
-        let depth = lowers.0.len();
+    pub(super) fn check_depth(&self, id: &LayerId, lowers: &Lowers, access: Access) -> Result<()> {
+        // A read-only layer is a lower of its own mount.
+        let depth = lowers.0.len() + usize::from(access == Access::ReadOnly);
         let fits = match self.stacking {
             Stacking::OneByOne => depth <= MAX_LOWERS,
             Stacking::OptionString => {
-                let options = Words::parse([&self.options.mountopt]);
-                depth <= MAX_LOWERS && option_string(Path::new(""), id, lowers, &options.data).as_bytes().len() < PAGE
+                let words = self.words(&MountOptions::default(), Some(access));
+                let string = option_string(Path::new(""), id, lowers, Some(access), &words.data);
+                depth <= MAX_LOWERS && string.as_bytes().len() < PAGE
             }
         };
         if fits {
@@ -85,7 +158,7 @@ impl Overlay {
             Stacking::OneByOne => "overlayfs stacks at most 500",
             Stacking::OptionString => "before Linux 6.8 all of them must fit into one page of mount options, about 130",
         };
-        Err(Error::new(Kind::Limit, format!("Max depth exceeded: {depth} layers below it, and {limit}")))
+        Err(Error::new(Kind::Limit, format!("Max depth exceeded: {} layers below it, and {limit}", lowers.0.len())))
     }
 }
 
@@ -110,7 +183,8 @@ struct Stack<'a> {
     dir: &'a OwnedFd,
     layer: &'a Layer,
     lowers: Lowers,
-    words: Words,
+    access: Option<Access>,
+    words: &'a Words,
     target: &'a Path,
 }
 
@@ -129,19 +203,16 @@ impl Stack<'_> {
             return Ok(());
         }
         let nothing = OsStr::new("");
-        mount::mount(nothing, self.target, "", self.words.propagation, nothing).map_err(|e| {
-            match mount::umount_detach(self.target) {
-                Ok(_) => e,
-                Err(other) => e.and_also(other),
-            }
-        })
+        let is_new = !self.words.flags.contains(Flags::MS_REMOUNT);
+        let set = mount::mount(nothing, self.target, "", self.words.propagation, nothing);
+        set.map_err(|e| if is_new { self.take_off(e) } else { e })
     }
 
-    /// The paths of the lowers below home, the topmost first.
-    fn lower_paths(&self) -> Vec<String> {
-        match self.lowers.0.as_slice() {
-            [] => vec![format!("{}/{EMPTY}", self.layer.id)],
-            links => links.iter().map(super::layout::LinkId::path).collect(),
+    /// Takes a mount away that is not what it was to be.
+    fn take_off(&self, why: Error) -> Error {
+        match mount::umount_detach(self.target) {
+            Ok(_) => why,
+            Err(other) => why.and_also(other),
         }
     }
 
@@ -152,12 +223,14 @@ impl Stack<'_> {
 
     /// The lowers by paths that the kernel can be given one by one.
     fn lowers_one_by_one(&self) -> Vec<PathBuf> {
-        if self.lowers.0.is_empty() {
-            return vec![self.own_base().join(EMPTY)];
-        }
-        let links = self.lower_paths();
-        let base = base_for(self.home, self.dir, links.iter().map(String::len).max().unwrap_or(0));
-        links.iter().map(|link| base.join(link)).collect()
+        let parts = lower_parts(&self.lowers, self.access);
+        let longest = self.lowers.0.iter().map(|link| link.path().len()).max().unwrap_or(0);
+        let (own, base) = (self.own_base(), base_for(self.home, self.dir, longest));
+        let path = |part: &Part<'_>| match part {
+            Part::Own(name) => own.join(name),
+            Part::Link(link) => base.join(link.path()),
+        };
+        parts.iter().map(path).collect()
     }
 
     /// Whether every value is short enough: SELinux labels with many categories and link names of other tools may not be.
@@ -187,70 +260,134 @@ impl Stack<'_> {
         for lower in self.lowers_one_by_one() {
             context.string("lowerdir+", lower)?;
         }
-        context.string("upperdir", base.join(DIFF))?;
-        context.string("workdir", base.join(WORK))?;
+        if has_upper(self.access) {
+            context.string("upperdir", base.join(DIFF))?;
+            context.string("workdir", base.join(WORK))?;
+        }
         context.create()?;
         let mounted = context.mount(attributes(self.words.flags))?;
-        attach(mounted.as_fd(), self.layer, MERGED)
+        self.check_writable(&mounted)?;
+        attach(mounted.as_fd(), self.layer, MERGED).map_err(explain_table)
     }
 
     /// `mount(2)` with all lowers in one string; with names relative to home where absolute ones do not fit.
     fn mount_classic(&self) -> Result<()> {
         let id = &self.layer.id;
-        let data = option_string(&self.home.real, id, &self.lowers, &self.words.data);
-        let (source, flags) = (OsStr::new("overlay"), self.words.flags);
+        let string = |base: &Path| option_string(base, id, &self.lowers, self.access, &self.words.data);
+        let (data, source, flags) = (string(&self.home.real), OsStr::new("overlay"), self.words.flags);
         if data.as_bytes().len() < PAGE {
-            return mount::mount(source, self.target, "overlay", flags, &data);
+            mount::mount(source, self.target, "overlay", flags, &data).map_err(explain_table)?;
+        } else {
+            let data = string(Path::new(""));
+            if data.as_bytes().len() >= PAGE {
+                let what = format!("{} layers do not fit into one page of mount options", self.lowers.0.len());
+                return Err(
+                    Error::new(Kind::Limit, what).hint("cannot mount layer, mount label too large; or use Linux 6.8")
+                );
+            }
+            let target = Path::new(id.as_str()).join(MERGED);
+            own_cwd::run_in(self.dir.as_fd(), || mount::mount(source, &target, "overlay", flags, &data))
+                .map_err(explain_table)?;
         }
-        let data = option_string(Path::new(""), id, &self.lowers, &self.words.data);
-        if data.as_bytes().len() >= PAGE {
-            let what = format!("{} layers do not fit into one page of mount options", self.lowers.0.len());
-            return Err(Error::new(Kind::Limit, what).hint("cannot mount layer, mount label too large; or use Linux 6.8"));
-        }
-        let target = Path::new(id.as_str()).join(MERGED);
-        own_cwd::run_in(self.dir.as_fd(), || mount::mount(source, &target, "overlay", flags, &data))
+        fs::open_dir(self.target).and_then(|mounted| self.check_writable(&mounted)).map_err(|e| self.take_off(e))
     }
 
-    /// Says which part of the layer is missing where the kernel only says "no such file".
-    fn explained(&self, error: Error) -> Error {
-        let lowers = self.lower_paths();
-        let parts = [DIFF, WORK, MERGED].map(|name| format!("{}/{name}", self.layer.id));
-        for path in lowers.iter().chain(&parts) {
-            let found = fs::stat_at_follow(self.dir, path);
-            if !found.is_ok_and(|stat| stat.kind == fs::FileKind::Dir) {
-                return error.with_kind(Kind::Corrupt).hint(format!(
-                    "'{path}' is missing in {}; repair the layer or make it anew",
-                    fs::shown(&self.home.path)
-                ));
-            }
+    /// Overlayfs mounts read-only, and says so only in the kernel's log, where it cannot make what it needs in the work directory.
+    fn check_writable(&self, mounted: &OwnedFd) -> Result<()> {
+        if self.words.flags.contains(Flags::MS_RDONLY) || !fs::room(mounted)?.read_only {
+            return Ok(());
         }
+        let room = fs::room(self.layer)?;
+        if room.read_only {
+            return Err(
+                Error::sys("mount it for writing", EROFS).hint("the filesystem of home is read-only; mount with 'ro'")
+            );
+        }
+        let missing = if room.inodes == Some(0) { "inodes" } else { "space, or the layer has reached its limit" };
+        let e = Error::sys("make the layer's work directory", ENOSPC);
+        Err(e.hint(format!("the filesystem of home has no free {missing}; remove layers that are not needed")))
+    }
+
+    /// Says which part of the layer is missing, or no directory, where the kernel only says that it cannot.
+    fn explained(&self, error: Error) -> Error {
+        let is_dir = |part: &Part<'_>| match part {
+            Part::Own(name) => self.layer.has_dir(name),
+            Part::Link(link) => fs::stat_at_follow(self.dir, link.path()).map(|stat| stat.kind == fs::FileKind::Dir),
+        };
+        let own: &[&str] = if has_upper(self.access) { &[DIFF, WORK, MERGED] } else { &[MERGED] };
+        let mut parts = lower_parts(&self.lowers, self.access);
+        parts.extend(own.iter().map(|name| Part::Own(name)));
+        let Some(bad) = parts.iter().find(|part| !is_dir(part).unwrap_or(false)) else { return error };
+        let path = match bad {
+            Part::Own(name) => format!("{}/{name}", self.layer.id),
+            Part::Link(link) => link.path(),
+        };
+        let home = fs::shown(&self.home.path);
         error
+            .with_kind(Kind::Corrupt)
+            .hint(format!("'{path}' in {home} is missing or no directory; repair the layer or make it anew"))
     }
 }
 
-/// The options of overlayfs as one string. `base` is home, or empty for names relative to it.
-fn option_string(base: &Path, id: &LayerId, lowers: &Lowers, options: &[OsString]) -> OsString {
-    let layer = Path::new(id.as_str());
-    let mut data = OsString::new();
-    for option in options {
-        data.push(option);
-        data.push(",");
+/// A layer below cannot be reached by its link.
+fn unreachable(link: &LinkId, error: Error) -> Error {
+    if ![ENOENT, ENOTDIR, ELOOP].contains(&error.errno()) {
+        return error;
     }
-    data.push("lowerdir=");
-    if lowers.0.is_empty() {
-        data.push(base.join(layer).join(EMPTY));
-    }
-    for (i, link) in lowers.0.iter().enumerate() {
-        if i > 0 {
-            data.push(":");
+    let what = format!("a layer below it is missing: '{}' does not lead to one ({error})", link.path());
+    Error::new(Kind::Corrupt, what)
+        .hint("call graphdriver_try_repair_lowers with its parent, or make the missing layer anew")
+}
+
+/// `ENOSPC` of a mount can mean the mount table.
+fn explain_table(error: Error) -> Error {
+    match mounts::count().filter(|_| error.errno() == ENOSPC) {
+        Some((number, most)) if number >= most => {
+            error.hint(format!("the mount table is full: {number} mounts, and fs.mount-max is {most}; the disk is not"))
         }
-        data.push(base.join(link.path()));
+        _ => error,
     }
-    data.push(",upperdir=");
-    data.push(base.join(layer).join(DIFF));
-    data.push(",workdir=");
-    data.push(base.join(layer).join(WORK));
-    data
+}
+
+/// A lower: a directory of the layer's own, or what a link leads to.
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Own(&'a str),
+    Link(&'a LinkId),
+}
+
+/// Only what may be written has an upper directory; what an unmarked layer is, nobody knows.
+fn has_upper(access: Option<Access>) -> bool {
+    access != Some(Access::ReadOnly)
+}
+
+/// The lowers, the topmost first. A read-only layer's own content is the topmost; overlayfs wants two where there is no upper.
+fn lower_parts(lowers: &Lowers, access: Option<Access>) -> Vec<Part<'_>> {
+    let mut parts = Vec::with_capacity(lowers.0.len() + 1);
+    if !has_upper(access) {
+        parts.push(Part::Own(DIFF));
+    }
+    parts.extend(lowers.0.iter().map(Part::Link));
+    if lowers.0.is_empty() {
+        parts.push(Part::Own(EMPTY));
+    }
+    parts
+}
+
+/// The options of overlayfs as one string. `base` is home, or empty for names relative to it.
+fn option_string(base: &Path, id: &LayerId, lowers: &Lowers, access: Option<Access>, options: &[OsString]) -> OsString {
+    let own = base.join(id.as_str());
+    let paths = lower_parts(lowers, access).into_iter().map(|part| match part {
+        Part::Own(name) => own.join(name).into_os_string(),
+        Part::Link(link) => base.join(link.path()).into_os_string(),
+    });
+    let mut words = options.to_vec();
+    words.push([OsString::from("lowerdir="), paths.collect::<Vec<_>>().join(OsStr::new(":"))].into_iter().collect());
+    if has_upper(access) {
+        let option = |key: &str, name: &str| [OsString::from(key), own.join(name).into()].into_iter().collect::<OsString>();
+        words.extend([option("upperdir=", DIFF), option("workdir=", WORK)]);
+    }
+    words.join(OsStr::new(","))
 }
 
 /// Gives one option word to the kernel: `key=value`, with the quotes around a value taken off, or a lone `key`.
@@ -294,10 +431,18 @@ mod tests {
     fn the_option_string_is_the_c_modules() {
         let id = LayerId::parse(b"c1").unwrap();
         let lowers = Lowers::parse(b"l/A:l/B").unwrap();
-        let absolute = option_string(Path::new("/h"), &id, &lowers, &["index=off".into()]);
+        let absolute = option_string(Path::new("/h"), &id, &lowers, None, &["index=off".into()]);
         assert_eq!(absolute, "index=off,lowerdir=/h/l/A:/h/l/B,upperdir=/h/c1/diff,workdir=/h/c1/work");
-        let relative = option_string(Path::new(""), &id, &Lowers::default(), &[]);
+        let relative = option_string(Path::new(""), &id, &Lowers::default(), Some(Access::ReadWrite), &[]);
         assert_eq!(relative, "lowerdir=c1/empty,upperdir=c1/diff,workdir=c1/work");
+    }
+
+    #[test]
+    fn a_read_only_layer_is_the_topmost_lower_of_at_least_two() {
+        let id = LayerId::parse(b"i").unwrap();
+        let string = |lowers: &Lowers| option_string(Path::new("/h"), &id, lowers, Some(Access::ReadOnly), &[]);
+        assert_eq!(string(&Lowers::parse(b"l/A").unwrap()), "lowerdir=/h/i/diff:/h/l/A");
+        assert_eq!(string(&Lowers::default()), "lowerdir=/h/i/diff:/h/i/empty");
     }
 
     #[test]

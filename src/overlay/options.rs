@@ -1,6 +1,6 @@
 //! The options of the overlay driver: `name=value`, names in any case, the last of several wins.
 
-use crate::archive::IdShift;
+use crate::archive::{self, IdShift};
 use crate::error::{Context, Error, Kind, Result};
 use crate::options::{boolean, size, split};
 use crate::quota::{Limits, check_size};
@@ -16,13 +16,37 @@ pub struct Options {
     pub mountopt: String,
     /// Force layers to disk, so that a power cut leaves them whole or absent.
     pub durable: bool,
+    /// What becomes of layers that were mounted `volatile` when the machine went down.
+    pub volatile: Volatile,
     /// Owner of the containers' root, and how far the ids of layer content are shifted.
     pub remap: Option<IdShift>,
+    /// Bounds on what a layer archive may ask for.
+    pub archive: archive::Limits,
+}
+
+/// What becomes of a layer that may be damaged because it was mounted `volatile`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Volatile {
+    /// It is not mounted.
+    #[default]
+    Refuse,
+    /// It is mounted as it is.
+    Accept,
+    /// It is mounted without what was written into it.
+    Discard,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { limits: Limits::default(), skip_mount_home: false, mountopt: String::new(), durable: true, remap: None }
+        Options {
+            limits: Limits::default(),
+            skip_mount_home: false,
+            mountopt: String::new(),
+            durable: true,
+            volatile: Volatile::default(),
+            remap: None,
+            archive: archive::Limits::default(),
+        }
     }
 }
 
@@ -49,7 +73,9 @@ impl Options {
             "overlay2.skip_mount_home" => self.skip_mount_home = boolean(value)?,
             "overlay2.mountopt" => value.clone_into(&mut self.mountopt),
             "overlay2.sync" => self.durable = durable(value)?,
+            "overlay2.volatile" => self.volatile = volatile(value)?,
             "overlay2.userns_remap" => self.remap = Some(remap(value)?),
+            archive::MAX_WINDOW => self.archive.set_window(size(value)?)?,
             _ => return Err(unknown()),
         }
         Ok(())
@@ -59,7 +85,7 @@ impl Options {
 fn unknown() -> Error {
     Error::new(Kind::Invalid, "there is no such option").hint(
         "known are overlay2.size, overlay2.basesize, overlay2.inodes, overlay2.override_kernel_check, \
-         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync and overlay2.userns_remap",
+         overlay2.skip_mount_home, overlay2.mountopt, overlay2.sync, overlay2.volatile, overlay2.userns_remap and archive.max_window",
     )
 }
 
@@ -74,6 +100,16 @@ fn durable(value: &str) -> Result<bool> {
         "full" => Ok(true),
         "none" => Ok(false),
         _ => Err(Error::new(Kind::Invalid, "not a way to sync").hint("use full (the default) or none")),
+    }
+}
+
+fn volatile(value: &str) -> Result<Volatile> {
+    match value {
+        "refuse" => Ok(Volatile::Refuse),
+        "accept" => Ok(Volatile::Accept),
+        "discard" => Ok(Volatile::Discard),
+        _ => Err(Error::new(Kind::Invalid, "not a way to treat volatile layers")
+            .hint("use refuse (the default), accept or discard")),
     }
 }
 
@@ -102,6 +138,7 @@ mod tests {
         assert_eq!((parsed.limits.bytes, parsed.mountopt.as_str(), parsed.durable), (8192, "a=b,c", false));
         let shipped = Options::parse(&["overlay2.override_kernel_check=true"]).unwrap();
         assert_eq!(shipped, Options::default());
+        assert_eq!(Options::parse(&["archive.max_window=256M"]).unwrap().archive.window, 256 << 20);
     }
 
     #[test]
@@ -115,9 +152,17 @@ mod tests {
 
     #[test]
     fn bad_options_are_named() {
-        for bad in
-            ["x", "overlay2.nope=1", "overlay2.size=", "overlay2.skip_mount_home=maybe", "overlay2.sync=sometimes", "=1"]
-        {
+        for bad in [
+            "x",
+            "overlay2.nope=1",
+            "overlay2.size=",
+            "overlay2.skip_mount_home=maybe",
+            "overlay2.sync=sometimes",
+            "overlay2.volatile=",
+            "=1",
+            "archive.max_window=3G",
+            "archive.max_window=1K",
+        ] {
             let error = Options::parse(&[bad]).unwrap_err();
             assert!(error.kind() == Kind::Invalid && error.to_string().contains(bad), "{error}");
         }

@@ -1,15 +1,18 @@
 //! What the kernel and the filesystem under home can do, found out by trying.
 
 use super::layout::{Home, LINKS, STAGE, random_name};
+use crate::error::errno::{EINVAL, ENODEV, EROFS};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::sys::newmount;
 use crate::tree;
+use crate::undo;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// How many lowers the kernel can be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,37 +40,63 @@ pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
     Err(Error::new(Kind::Unsupported, what).hint("for XFS, make it anew with mkfs.xfs -n ftype=1"))
 }
 
-/// Finds out whether an overlay can be made on home at all, and how deep. Nothing is attached to the mount tree.
-pub(super) fn probe_overlay(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
-    let stage = format!("{STAGE}{}", random_name()?);
-    fs::make_dir_at(dir, &stage, 0o700)?;
-    let outcome = try_overlay(home, dir, &stage);
-    let removed = tree::remove(dir.as_fd(), OsStr::new(&stage));
-    match (outcome, removed) {
-        (Ok(stacking), removed) => {
-            if let Err(e) = removed {
-                log::warn!("the probe's directory cannot be deleted: {e}");
+/// Finds out how deep the kernel can stack and, on a store without layers, whether an overlay can be made on the filesystem of home
+/// at all. A store that has layers has shown that, and may be full. Nothing is attached to the mount tree.
+pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
+    if fs::is_empty_dir(fs::open_dir_at(dir, LINKS)?)? {
+        match probe_home(home, dir) {
+            Err(e) if e.kind() == Kind::NoSpace || e.errno() == EROFS => {
+                log::warn!("whether '{}' can hold layers is found out when the first one is made: {e}", home.path.display());
             }
-            Ok(stacking)
-        }
-        (Err(e), removed) => {
-            let e = e.hint("the kernel needs overlayfs, and the filesystem must be one it takes as upper layer");
-            Err(removed.err().into_iter().fold(e, Error::and_also))
+            outcome => return outcome,
         }
     }
+    probe_kernel().map_err(|e| e.hint("the kernel needs overlayfs"))
 }
 
-fn try_overlay(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
+/// Tries it on the store.
+fn probe_home(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
+    let stage = format!("{STAGE}{}", random_name()?);
+    undo::all_or_nothing(|undo| {
+        fs::make_dir_at(dir, &stage, 0o700)?;
+        undo.with(|| tree::remove(dir.as_fd(), OsStr::new(&stage)));
+        let stacking = try_home(home, dir, &stage)
+            .map_err(|e| e.hint("the kernel needs overlayfs, and the filesystem must be one it takes as upper layer"))?;
+        if let Err(e) = tree::remove(dir.as_fd(), OsStr::new(&stage)) {
+            log::warn!("the probe's directory cannot be deleted: {e}");
+        }
+        Ok(stacking)
+    })
+}
+
+fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
     let inside = fs::open_dir_at(dir, stage)?;
-    for name in ["lower", "upper", "work", "merged"] {
-        fs::make_dir_at(&inside, name, 0o700)?;
-    }
+    make_parts(&inside)?;
     let base = super::mount::base_for(home, dir, stage.len() + "/merged".len()).join(stage);
-    let part = |name: &str| base.join(name).into_os_string();
-    let context = match newmount::Context::open("overlay") {
-        Err(e) if e.kind() == Kind::Unsupported => return try_mount(home, stage), // before Linux 5.2
+    if takes_one_by_one(&base) { Ok(Stacking::OneByOne) } else { try_mount(home, stage) }
+}
+
+/// Tries it on a filesystem in memory that is mounted nowhere.
+fn probe_kernel() -> Result<Stacking> {
+    let memory = match newmount::Context::open("tmpfs") {
+        Err(e) if e.kind() == Kind::Unsupported => return Ok(Stacking::OptionString), // before Linux 5.2
         opened => opened?,
     };
+    memory.create()?;
+    let mounted = memory.mount(0)?;
+    make_parts(&mounted)?;
+    let base = format!("/proc/thread-self/fd/{}", mounted.as_raw_fd());
+    Ok(if takes_one_by_one(Path::new(&base)) { Stacking::OneByOne } else { Stacking::OptionString })
+}
+
+fn make_parts(dir: &OwnedFd) -> Result<()> {
+    ["lower", "upper", "work", "merged"].iter().try_for_each(|name| fs::make_dir_at(dir, name, 0o700))
+}
+
+/// Whether an overlay can be configured of the parts in `base` with each lower on its own.
+fn takes_one_by_one(base: &Path) -> bool {
+    let part = |name: &str| base.join(name).into_os_string();
+    let Ok(context) = newmount::Context::open("overlay") else { return false };
     // A kernel that does not know the first option says so at once; before Linux 6.5 only at the end, as overlayfs does not
     // look at its options until then.
     let made = context
@@ -75,10 +104,7 @@ fn try_overlay(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
         .and_then(|()| context.string("upperdir", part("upper")))
         .and_then(|()| context.string("workdir", part("work")))
         .and_then(|()| context.create());
-    match made {
-        Ok(()) => Ok(Stacking::OneByOne),
-        Err(_) => try_mount(home, stage),
-    }
+    made.is_ok()
 }
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.
@@ -93,7 +119,10 @@ fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
         return Err(Error::new(Kind::Limit, "the path of home is too long"));
     }
     let target = base.join("merged");
-    mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data)?;
+    let mounted = mount::mount(OsStr::new("overlay"), &target, "overlay", Flags::empty(), &data);
+    // A kernel without overlayfs, or a filesystem that it does not take: no argument of the caller's is invalid.
+    let refused = |e: Error| if [ENODEV, EINVAL].contains(&e.errno()) { e.with_kind(Kind::Unsupported) } else { e };
+    mounted.map_err(refused)?;
     mount::umount_detach(&target)?;
     Ok(Stacking::OptionString)
 }

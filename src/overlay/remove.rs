@@ -1,62 +1,222 @@
-//! Deleting a layer: one rename takes it away, then its content is deleted.
+//! Deleting a layer: one rename takes it away, then its content is deleted, by the background worker if it cannot be at once.
 
-use super::Overlay;
-use super::layout::{Layer, LinkId, TRASH, link_text, random_name};
-use crate::error::{Context, Result};
+use super::Shared;
+use super::layout::{Found, Layer, MERGED, TRASH, Unfinished, Vacant, each_layer, find, is_temporary, random_name};
+use crate::driver::Access;
+use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
-use crate::locks::Mode;
+use crate::locks::{Mode, lock};
 use crate::log;
-use crate::quota::{self, Control};
+use crate::quota;
 use crate::sys::fs;
 use crate::sys::mount;
+use crate::sys::rename;
 use crate::tree;
-use std::ffi::OsStr;
+use crate::undo;
+use crate::worker::Chores;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 
-impl Overlay {
+/// A temporary name in home, in use: the worker leaves it alone.
+pub(super) struct Temporary<'a> {
+    shared: &'a Shared,
+    name: String,
+}
+
+impl Temporary<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.temporaries).remove(&self.name);
+    }
+}
+
+impl Shared {
+    /// A new temporary name.
+    pub(super) fn temporary(&self, prefix: &str) -> Result<Temporary<'_>> {
+        let name = format!("{prefix}{}", random_name()?);
+        lock(&self.temporaries).insert(name.clone());
+        Ok(Temporary { shared: self, name })
+    }
+
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
-        let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
         let home = self.home.open()?;
-        match fs::stat_at(&home, id) {
-            Err(e) if fs::is_absent(&e) => return Ok(()),
-            found => found?,
+        let held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
+        let trash = match find(&self.home, &home, id)? {
+            Found::Nothing(Vacant::Absent) => None,
+            Found::Nothing(Vacant::Hollow) => Some(self.take_away(&home, id, None)?),
+            Found::Foreign => {
+                let what = format!("'{}' is no layer", self.home.path.join(id.as_str()).display());
+                return Err(Error::new(Kind::Invalid, what).hint("it is left alone"));
+            }
+            Found::Layer(layer) => {
+                while mount::umount_detach(&self.home.mount_point(id))? {}
+                Some(self.take_away(&home, id, Some(&layer))?)
+            }
         };
-        let target = self.home.mount_point(id);
-        while mount::umount_detach(&target)? {}
-        self.discard(&home, id)
+        self.lease.untell(id);
+        drop(held); // the id is free, and deleting may take long
+        if let Some(trash) = trash {
+            self.dispose(&home, &trash);
+        }
+        Ok(())
     }
 
-    /// Takes the name away and deletes what had it, and its link. In a remote store the name is a symlink to a layer that other
-    /// hosts share: only the symlink is ours to delete.
-    pub(super) fn discard(&self, home: &OwnedFd, id: &LayerId) -> Result<()> {
-        let link = Layer::open(home, id).and_then(|layer| layer.link());
-        let trash = format!("{TRASH}{}", random_name()?);
-        quota::renaming(home.as_fd(), id.as_ref(), || fs::rename_at(home, id, home, &trash))?;
-        match link {
-            Ok(link) => remove_link(home, &link, id)?,
-            Err(e) => log::warn!("the link of layer '{id}' is unknown and stays until the next start: {e}"),
+    /// Takes the name away for good, and the link. Returns the name under which what had it is to be deleted. In a remote store the
+    /// name is a symlink to a layer that other hosts share: only the symlink is ours to delete.
+    fn take_away(&self, home: &OwnedFd, id: &LayerId, layer: Option<&Layer>) -> Result<Temporary<'_>> {
+        let link = layer.and_then(|layer| layer.link().ok());
+        let trash = self.temporary(TRASH)?;
+        let to = OsStr::new(trash.name());
+        undo::all_or_nothing(|undo| {
+            quota::renaming(home.as_fd(), &[id.as_ref()], || rename::rename_new_at(home, id, to))?;
+            undo.with(|| quota::renaming(home.as_fd(), &[to], || rename::rename_new_at(home, to, id)));
+            self.flush(home)
+        })?;
+        self.drop_links(home, id, link.as_ref());
+        Ok(trash)
+    }
+
+    /// Deletes what has a temporary name, as far as it can be: the worker does the rest.
+    pub(super) fn dispose(&self, home: &OwnedFd, temporary: &Temporary<'_>) {
+        if let Err(e) = self.delete(home, OsStr::new(temporary.name()), &|| false) {
+            log::warn!("the layer is gone, but not all of its files; the rest goes as soon as it can: {e}");
+            self.is_left.store(true, Ordering::SeqCst);
         }
-        delete(home, OsStr::new(&trash), self.quota.as_ref().ok())
-            .context(|| format!("the layer is gone, but some of its files stay in '{trash}' until the next start"))
+    }
+
+    /// Deletes an entry of home with all that is in it; one that is not there is a success. Its limit is cleared when only the
+    /// directory itself is left: from then on nothing can be written, and a crash before leaves the directory to tell the next start
+    /// which limit that was.
+    pub(super) fn delete(&self, home: &OwnedFd, name: &OsStr, stop: &dyn Fn() -> bool) -> Result<()> {
+        // The probe of older kernels mounts there for a moment.
+        mount::umount_detach(&self.home.real.join(name).join(MERGED))?;
+        if let (Ok(quota), Ok(dir)) = (&self.quota, fs::open_dir_at(home, name)) {
+            let cleared = quota
+                .reclaim(home.as_fd(), dir.as_fd())
+                .and_then(|()| tree::empty_unless(dir.as_fd(), stop))
+                .and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
+            if let Err(e) = cleared {
+                log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
+            }
+        }
+        match tree::remove_unless(home.as_fd(), name, stop) {
+            Err(e) if fs::is_absent(&e) => Ok(()),
+            outcome => outcome.context(|| format!("delete '{}'", fs::shown(self.home.path.join(name)))),
+        }
+    }
+
+    /// The names of what is half made or half deleted, and of no operation under way.
+    fn leftovers(&self, home: &OwnedFd) -> Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        fs::each_entry(home, |entry| {
+            if is_temporary(entry.name.as_bytes()) {
+                names.push(entry.name);
+            }
+            Ok(())
+        })?;
+        let used = lock(&self.temporaries);
+        names.retain(|name| !name.to_str().is_some_and(|name| used.contains(name)));
+        Ok(names)
+    }
+
+    /// Takes read-only layers away whose first unpack a crash interrupted: nothing is lost with them, and whoever pulls them again
+    /// makes them anew. Whether all that could be looked at.
+    fn sweep_unfinished(&self, home: &OwnedFd, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let mut found = Vec::new();
+        each_layer(home, |id, layer| {
+            // What cannot be asked of a layer is told when that is used.
+            let Ok(layer) = layer else { return Ok(()) };
+            let is_marked = matches!(layer.unfinished(), Ok(Some(Unfinished::First)));
+            if is_marked && matches!(layer.access(), Ok(Some(Access::ReadOnly))) {
+                found.push(id.clone());
+            }
+            Ok(())
+        })?;
+        let mut all = true;
+        for id in found {
+            if stop() {
+                return Ok(false);
+            }
+            all &= self.sweep_unfinished_layer(home, &id).unwrap_or_else(|e| {
+                log::warn!("layer '{id}', which a crash left unfinished, stays: {e}");
+                false
+            });
+        }
+        Ok(all)
+    }
+
+    /// Takes one away, for the worker to delete; false if that could not be looked at. One with layers on top keeps its name for
+    /// them, and is made anew under it.
+    fn sweep_unfinished_layer(&self, home: &OwnedFd, id: &LayerId) -> Result<bool> {
+        let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]) else { return Ok(false) };
+        let Found::Layer(layer) = find(&self.home, home, id)? else { return Ok(true) };
+        // Somebody may have begun anew, or finished, before we held it.
+        if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? {
+            return Ok(true);
+        }
+        let children = self.children(home, &layer)?;
+        if children.lowers.is_some() || children.unreadable.is_some() {
+            return Ok(true);
+        }
+        log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");
+        drop(self.take_away(home, id, Some(&layer))?);
+        self.lease.untell(id);
+        Ok(true)
+    }
+
+    /// What a crash of an earlier process left. Whether nothing of it is left.
+    fn sweep(&self, home: &OwnedFd, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let unfinished = self.sweep_unfinished(home, stop)?;
+        let links = self.sweep_links(home)?;
+        // The C module, for one, wants them.
+        self.restore_links(home, None)?;
+        Ok(unfinished && links)
     }
 }
 
-/// Deletes an entry of home with all that is in it. Its limit is cleared when only the directory itself is left: from then on
-/// nothing can be written, and a crash before leaves the directory to tell the next start which limit that was.
-pub(super) fn delete(home: &OwnedFd, name: &OsStr, quota: Option<&Control>) -> Result<()> {
-    if let (Some(quota), Ok(dir)) = (quota, fs::open_dir_at(home, name)) {
-        let cleared = tree::empty(dir.as_fd()).and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
-        if let Err(e) = cleared {
-            log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
+impl Chores for Shared {
+    fn round(&self, stop: &dyn Fn() -> bool) -> bool {
+        let home = match self.home.open() {
+            Ok(home) => home,
+            Err(e) => {
+                log::warn!("what is left to delete waits: {e}");
+                return true;
+            }
+        };
+        let mut left = false;
+        if !self.swept.load(Ordering::SeqCst) {
+            match self.sweep(&home, stop) {
+                Ok(done) => self.swept.store(done, Ordering::SeqCst),
+                Err(e) => log::warn!("looking for what a crash left: {e}"),
+            }
+            left |= !self.swept.load(Ordering::SeqCst);
         }
-    }
-    tree::remove(home.as_fd(), name)
-}
-
-/// Removes a layer's name in `l/`, unless it is in truth another layer's.
-fn remove_link(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<()> {
-    match fs::read_link_at(home, link.path()) {
-        Ok(text) if text == link_text(id) => fs::remove_file_at(home, link.path()),
-        _ => Ok(()),
+        let leftovers = self.leftovers(&home).unwrap_or_else(|e| {
+            log::warn!("looking for what is half deleted: {e}");
+            left = true;
+            Vec::new()
+        });
+        for name in leftovers {
+            if stop() {
+                return true;
+            }
+            match self.delete(&home, &name, stop) {
+                Ok(()) => drop(lock(&self.stuck).remove(&name)),
+                Err(e) => {
+                    if lock(&self.stuck).insert(name) {
+                        log::warn!("{e}; this is tried again and again");
+                    }
+                    left = true;
+                }
+            }
+        }
+        left
     }
 }

@@ -1,127 +1,217 @@
-//! Looking whether a layer is whole, and mending its links.
+//! Mending a layer: its link, its list of lowers, and the directories that hold nothing of anybody's.
 
-use super::Overlay;
-use super::create::lowers_upon;
-use super::layout::{DIFF, EMPTY, LINKS, LOWER, Layer, LinkId, each_layer, link_text, random_name};
-use crate::error::{Error, Kind, Result};
+use super::Shared;
+use super::layout::{
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, owner_of, random_name,
+};
+use super::links;
+use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
 use crate::sys::fs::{self, FileKind};
+use crate::undo::{self, Undo};
 use std::os::fd::OwnedFd;
 
-impl Overlay {
-    /// A layer is there when it has its link, its content and a finished unpack. A missing name in `l/` is made again.
-    pub(super) fn layer_exists(&self, id: &LayerId) -> Result<bool> {
-        let home = self.home.open()?;
-        let Some(layer) = Layer::find(&home, id)? else { return Ok(false) };
-        let link = match layer.link() {
-            Ok(link) => link,
-            Err(e) if [Kind::NotFound, Kind::Corrupt].contains(&e.kind()) => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        if !layer.has_dir(DIFF)? || layer.is_unfinished()? {
-            return Ok(false);
-        }
-        match layer.lowers() {
-            Err(e) if e.kind() == Kind::Corrupt => {
-                log::warn!("{e}");
-                // Repair can mend it as long as the file is there; without one the layer was never finished.
-                if fs::stat_at(&layer, LOWER).is_err() {
-                    return Ok(false);
-                }
-            }
-            lowers => drop(lowers?),
-        }
-        restore_link(&home, &link, id).map(|_| true)
-    }
+/// A list of lowers that a layer had before it became one without.
+const ASIDE: &str = "lower.before";
 
-    /// Makes the names in `l/` of all layers that lack theirs; returns how many.
-    pub(super) fn restore_links(&self, home: &OwnedFd) -> Result<usize> {
-        let mut restored = 0;
-        each_layer(home, |layer| {
-            // One damaged layer must not keep the others from being mended.
-            match layer.link().and_then(|link| restore_link(home, &link, &layer.id)) {
-                Ok(done) => restored += usize::from(done),
-                Err(e) => log::warn!("the link of layer '{}' cannot be restored: {e}", layer.id),
-            }
-            Ok(())
-        })?;
-        Ok(restored)
-    }
-
+impl Shared {
     /// See [`crate::driver::Driver::repair_lowers`]. A layer that does not exist needs no repair.
     pub(super) fn repair(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {
         let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
-        let Some(layer) = Layer::find(&home, id)? else { return Ok(()) };
-        if layer.is_root_opaque()? || self.lowers_are_good(&home, &layer)? {
-            return Ok(());
+        let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
+        self.lease.tell(id);
+        if !layer.has_dir(DIFF)? {
+            let what = format!("layer '{id}' has lost its content, '{}'", self.home.path(id, DIFF).display());
+            return Err(Error::new(Kind::Corrupt, what).hint("restore the directory, or remove the layer and make it anew"));
         }
-        match parent {
-            None => self.make_base(&layer),
-            Some(parent) => {
-                let lowers = lowers_upon(&home, parent)?;
-                self.check_depth(id, &lowers)?;
-                restore_link(&home, &lowers.0[0], parent)?;
-                self.write_lowers(&layer, &lowers)
+        undo::all_or_nothing(|undo| {
+            self.mend_link(&home, &layer, undo)?;
+            self.mend_lowers(&home, &layer, parent, undo)?;
+            self.furnish(&home, &layer).map(drop)
+        })
+    }
+
+    /// A layer whose note of its own link is lost gets the link by which others know it, or a new one.
+    fn mend_link<'a>(&'a self, home: &OwnedFd, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
+        let id = &layer.id;
+        match layer.link().and_then(|link| links::restore(home, &link, id)) {
+            Err(e) if e.kind() == Kind::Corrupt => log::warn!("{e}"),
+            outcome => return outcome.map(drop),
+        }
+        let mut names = links::all_to(home, id)?;
+        names.sort_by_key(|name| name.as_str().to_owned());
+        let known = names.iter().map(|name| Ok((self.is_referred_to(home, name)?, name)));
+        let known: Vec<(bool, &LinkId)> = known.collect::<Result<_>>()?;
+        let link = match known.iter().find(|(is_used, _)| *is_used).or(known.first()) {
+            Some((_, name)) => (*name).clone(),
+            None => super::create::new_link(home, id)?,
+        };
+        log::warn!("layer '{id}' is given back its link '{}'", link.as_str());
+        self.replace(layer, LINK, link.as_str(), undo)
+    }
+
+    /// Makes the list of lowers good: from what is still known, else from the parent that the caller names.
+    fn mend_lowers<'a>(
+        &'a self,
+        home: &OwnedFd,
+        layer: &'a Layer,
+        parent: Option<&LayerId>,
+        undo: &mut Undo<'a>,
+    ) -> Result<()> {
+        if layer.is_root_opaque()? {
+            return self.make_base(layer, undo);
+        }
+        let own = self.known_lowers(layer.own_lowers())?.filter(|own| !own.0.is_empty());
+        if let Some(own) = &own {
+            if self.are_reachable(home, own, &layer.id)? {
+                return Ok(());
             }
+        }
+        let lowers = match (own.as_ref().and_then(|own| self.owner(home, &own.0[0])), parent) {
+            // What the layer itself says of its parent counts, as long as there is such a layer.
+            (Some(own), Some(parent)) if own != *parent => {
+                let what = format!("layer '{}' is stacked upon '{own}', and not upon '{parent}'", layer.id);
+                return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+            }
+            (Some(parent), _) => self.lowers_upon(home, &parent)?,
+            (None, Some(parent)) => self.lowers_upon_named(home, layer, parent)?,
+            (None, None) if own.is_some() => {
+                let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
+                return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
+            }
+            (None, None) => self.children(home, layer)?.lowers.unwrap_or_default(),
+        };
+        if lowers.0.is_empty() {
+            return self.make_base(layer, undo);
+        }
+        if !self.are_reachable(home, &lowers, &layer.id)? {
+            let what = format!("a layer below the parent of layer '{}' is missing", layer.id);
+            return Err(Error::new(Kind::Corrupt, what).hint("repair the parent first"));
+        }
+        log::warn!("layer '{}' is given back its parents", layer.id);
+        self.replace(layer, LOWER, &lowers.to_text(), undo)
+    }
+
+    /// The layer that a link leads to, if it does.
+    fn owner(&self, home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
+        let id = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))?;
+        Layer::find(home, &id).ok().flatten().map(|layer| layer.id)
+    }
+
+    /// The lowers of a layer that has lost them, upon the parent that the caller names.
+    fn lowers_upon_named(&self, home: &OwnedFd, layer: &Layer, parent: &LayerId) -> Result<Lowers> {
+        let lowers = self.lowers_upon(home, parent)?;
+        if links::of(home, layer)?.iter().any(|own| lowers.0.contains(own)) {
+            let what = format!("'{parent}' is stacked upon layer '{}' itself", layer.id);
+            return Err(Error::new(Kind::Invalid, what).hint("name the parent that the layer was made with"));
+        }
+        links::restore(home, &lowers.0[0], parent)?;
+        Ok(lowers)
+    }
+
+    /// The list of lowers, `None` where it is damaged.
+    fn known_lowers(&self, lowers: Result<Option<Lowers>>) -> Result<Option<Lowers>> {
+        match lowers {
+            Err(e) if e.kind() == Kind::Corrupt => Ok(None),
+            outcome => outcome,
         }
     }
 
-    /// Whether there are lowers and each of them can be reached.
-    fn lowers_are_good(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
-        let lowers = match layer.lowers() {
-            Ok(lowers) if !lowers.0.is_empty() => lowers,
-            Ok(_) => return Ok(false),
-            Err(e) if e.kind() == Kind::Corrupt => return Ok(false),
-            Err(e) => return Err(e),
-        };
+    /// Whether each of them can be reached, if need be by making links anew.
+    fn are_reachable(&self, home: &OwnedFd, lowers: &Lowers, held: &LayerId) -> Result<bool> {
         let reachable = |link: &LinkId| fs::stat_at_follow(home, link.path()).is_ok_and(|stat| stat.kind == FileKind::Dir);
         if lowers.0.iter().all(reachable) {
             return Ok(true);
         }
-        self.restore_links(home)?;
+        self.restore_links(home, Some(held))?;
         Ok(lowers.0.iter().all(reachable))
     }
 
+    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
+    /// lacks all directories that are empty in such a layer: tools that skip empty directories leave that. Anything else is damage,
+    /// since taking it for a base layer would mount it without its parents.
+    pub(super) fn lowers_of(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
+        if let Some(lowers) = layer.own_lowers()? {
+            return Ok(lowers);
+        }
+        if let Some(lowers) = self.children(home, layer)?.lowers {
+            return Ok(lowers);
+        }
+        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !super::leftover::holds_nothing(layer)? {
+            return Ok(Lowers::default());
+        }
+        let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
+        Err(Error::new(Kind::Corrupt, what)
+            .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
+    }
+
+    /// Makes the directories that hold nothing of anybody's, where they are missing; whether one was.
+    pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<bool> {
+        // Asked first: what is missing tells as well.
+        let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
+        let is_base = tells_no_lowers
+            && self.known_lowers(self.lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
+        let mut was_missing = false;
+        for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
+            if wanted && !layer.has_dir(name)? {
+                if fs::stat_at(layer, name).is_ok() {
+                    let what = format!("layer '{}': '{name}' is no directory", layer.id);
+                    return Err(Error::new(Kind::Corrupt, what).hint("move it away; it is made again then"));
+                }
+                log::warn!("layer '{}': '{name}' was missing, and is made again", layer.id);
+                fs::make_dir_at(layer, name, 0o700)?;
+                if name != EMPTY {
+                    self.give_to_containers(layer.dir(), name)?;
+                }
+                was_missing = true;
+            }
+        }
+        Ok(was_missing)
+    }
+
     /// Makes the layer one without parents.
-    pub(super) fn make_base(&self, layer: &Layer) -> Result<()> {
+    pub(super) fn make_base<'a>(&'a self, layer: &'a Layer, undo: &mut Undo<'a>) -> Result<()> {
         if !layer.has_dir(EMPTY)? {
             fs::make_dir_at(layer, EMPTY, 0o700)?;
+            undo.with(move || fs::remove_dir_at(layer, EMPTY));
         }
-        match fs::remove_file_at(layer, LOWER) {
-            Err(e) if !fs::is_absent(&e) => Err(e),
-            _ if self.options.durable => fs::fsync(layer, "layer directory"),
-            _ => Ok(()),
+        // Kept aside: to put it back takes no room, and no flush that a failing disk would refuse.
+        match fs::rename_at(layer, LOWER, layer, ASIDE) {
+            Ok(()) => undo.with(move || fs::rename_at(layer, ASIDE, layer, LOWER)),
+            Err(e) if !fs::is_absent(&e) => return Err(e),
+            Err(_) => {}
         }
+        if self.options.durable { fs::fsync(layer, "layer directory") } else { Ok(()) }
     }
 
-    fn write_lowers(&self, layer: &Layer, lowers: &super::layout::Lowers) -> Result<()> {
-        let staging = format!(".tmp-{LOWER}-{}", &random_name()?[..10]);
-        fs::replace_at(layer, LOWER, &staging, lowers.to_text().as_bytes(), 0o644, self.options.durable)
+    /// Writes one of the layer's small files anew.
+    fn replace<'a>(&'a self, layer: &'a Layer, name: &'static str, new: &str, undo: &mut Undo<'a>) -> Result<()> {
+        let before = content(layer, name)?;
+        // Recorded first: it may fail when the new one is there, but not yet safe.
+        undo.with(move || match &before {
+            Some(before) => self.write(layer, name, before),
+            None => match fs::remove_file_at(layer, name) {
+                Err(e) if !fs::is_absent(&e) => Err(e),
+                _ => Ok(()),
+            },
+        });
+        self.write(layer, name, new.as_bytes())
+    }
+
+    fn write(&self, layer: &Layer, name: &str, content: &[u8]) -> Result<()> {
+        let staging = format!(".tmp-{name}-{}", &random_name()?[..10]);
+        fs::replace_at(layer, name, &staging, content, 0o644, self.options.durable)
+            .context(|| format!("layer '{}'", layer.id))
     }
 }
 
-/// Makes a layer's name in `l/` lead to it; true if it did not before.
-fn restore_link(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
-    let text = link_text(id);
-    match fs::read_link_at(home, link.path()) {
-        Ok(found) if found == text => return Ok(false),
-        // A name that leads to another layer which claims it as well must not be taken from it.
-        Ok(found) if leads_to_owner(home, &found, link) => {
-            let what = format!("the link '{}' of layer '{id}' is another layer's", link.as_str());
-            return Err(Error::new(Kind::Corrupt, what).hint("remove the layer and make it anew"));
-        }
-        _ => {}
+/// What one of the layer's small files holds, good or bad; `None` if there is none.
+fn content(layer: &Layer, name: &str) -> Result<Option<Vec<u8>>> {
+    match fs::read_at(layer, name, MAX_LOWER) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if fs::is_absent(&e) => Ok(None),
+        Err(e) => Err(e.context(format!("layer '{}'", layer.id))),
     }
-    let staging = format!("{LINKS}/.{}", random_name()?);
-    fs::symlink_at(text, home, &staging)?;
-    fs::rename_at(home, &staging, home, link.path())?;
-    Ok(true)
-}
-
-fn leads_to_owner(home: &OwnedFd, text: &std::ffi::OsStr, link: &LinkId) -> bool {
-    let owner = text.to_str().and_then(|t| t.strip_prefix("../")).and_then(|t| t.strip_suffix("/diff"));
-    let owner = owner.and_then(|id| LayerId::parse(id.as_bytes()).ok());
-    owner.and_then(|id| Layer::open(home, &id).ok()).is_some_and(|layer| layer.link().is_ok_and(|own| own == *link))
 }

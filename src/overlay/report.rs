@@ -1,21 +1,52 @@
 //! Telling about layers and about the driver.
 
-use super::Overlay;
-use super::layout::{DIFF, Layer, MERGED, WORK};
+use super::Shared;
+use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
 use crate::driver::{Metadatum, Status, Usage};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
+use crate::locks::Mode;
+use crate::log;
+use crate::quota::Control;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-impl Overlay {
-    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers.
+impl Shared {
+    /// Looks for a layer of which the caller learns. Whoever replaces one that was never told of holds it, and this waits for that:
+    /// what was told of is not replaced. Beside the layer: whether anything would be lost with it.
+    fn find_and_tell(&self, home: &OwnedFd, id: &LayerId) -> Result<Option<(Layer, bool)>> {
+        id.check_free(&super::layout::RESERVED)?;
+        let is_known = self.lease.was_told(id);
+        let _held = if is_known { None } else { Some(self.locks.hold(&[(id.as_str(), Mode::Shared)])?) };
+        let Found::Layer(layer) = find(&self.home, home, id)? else { return Ok(None) };
+        let is_worth = layer.unfinished()? != Some(Unfinished::First);
+        if is_worth {
+            self.lease.tell(id);
+        }
+        Ok(Some((layer, is_worth)))
+    }
+
+    /// Whether removing the layer would lose anything: damage can be mended, or at least be looked at. Nothing is written, and no
+    /// other layer is looked at.
+    pub(super) fn layer_exists(&self, id: &LayerId) -> Result<bool> {
+        let found = self.find_and_tell(&self.home.open()?, id)?;
+        Ok(found.is_some_and(|(_, is_worth)| is_worth))
+    }
+
+    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers. Damage is told in the log:
+    /// a daemon that gets no metadata removes the layer.
     pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
         let home = self.home.open()?;
-        let lowers = Layer::open(&home, id)?.lowers()?;
+        let Some((layer, _)) = self.find_and_tell(&home, id)? else {
+            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+        };
         let part = |name| self.home.path(id, name).into_os_string();
         let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
+        let lowers = self.lowers_of(&home, &layer).unwrap_or_else(|e| {
+            log::warn!("the metadata of layer '{id}' lacks its lower layers: {e}");
+            super::layout::Lowers::default()
+        });
         if !lowers.0.is_empty() {
             let paths: Vec<OsString> =
                 lowers.0.iter().map(|link| self.home.path.join(link.path()).into_os_string()).collect();
@@ -26,23 +57,43 @@ impl Overlay {
 
     /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
-        let diff = Layer::open(&self.home.open()?, id)?.diff()?;
+        let home = self.home.open()?;
+        let Some((layer, _)) = self.find_and_tell(&home, id)? else {
+            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+        };
+        self.measure(&home, &layer).map_err(|e| match Layer::find(&home, id) {
+            Ok(None) => e.with_kind(Kind::NotFound), // removed meanwhile: nobody waits for a long measurement
+            _ => e,
+        })
+    }
+
+    fn measure(&self, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
+        let diff = layer.diff()?;
         let counted = match &self.quota {
-            Ok(quota) => quota.usage(diff.as_fd())?,
+            Ok(quota) => quota.usage(home.as_fd(), diff.as_fd())?,
             Err(_) => None,
         };
         counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
     }
 
-    /// Two lines that users' scripts read, and one that says why layers cannot be limited where they cannot. That d_type works
-    /// was checked at start.
+    /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment, and if not, why. That
+    /// d_type works was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let quota = match &self.quota {
-            Ok(_) => "true".to_owned(),
-            Err(why) => format!("false: {why}"),
-        };
-        let text =
+        let quota = self.why_unlimited().map_or_else(|| "true".to_owned(), |why| format!("false: {why}"));
+        let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
+        if self.read_only {
+            text.push_str("Read-only: true\n");
+        }
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
+    }
+
+    /// Why layers cannot be limited at this moment, if they cannot.
+    pub(super) fn why_unlimited(&self) -> Option<String> {
+        let enforced = |quota: &Control| quota.check_enforced(self.home.open()?.as_fd());
+        match &self.quota {
+            Ok(quota) => enforced(quota).err().map(|why| why.to_string()),
+            Err(why) => Some(why.to_string()),
+        }
     }
 }

@@ -6,24 +6,27 @@
 //! so nothing can be written past the limit; and it is the directory that tells after a crash which id was in use: who sweeps
 //! it away clears the limit. (In the other order a crash would leave a limit that nobody knows of.) The kernel's count of
 //! inodes shows the id as taken from that moment, to other processes too: see [`Control::limit`].
+//!
+//! Whether limits are enforced may change at any time, by a command of the administrator: it is asked for whenever it matters.
 
 mod ids;
+mod lending;
 mod reason;
 mod request;
 mod room;
 
+pub use lending::renaming;
 pub use request::{check_size, limits};
+pub use room::is_note;
 
 use crate::driver::Usage;
-use crate::error::errno::EXDEV;
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::fsxattr::{self, Project};
-use crate::sys::quota::{self, Amounts};
+use crate::sys::quota::{self, Amounts, Bounds, Grace};
 use ids::Ids;
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -64,26 +67,23 @@ impl ProjectId {
     }
 }
 
-/// Project quota on the filesystem of one home directory. It holds no descriptor; all methods may be called from any thread.
+/// Project quota on the filesystem of one home directory, whether it is enforced at the moment or not. It holds no descriptor;
+/// all methods may be called from any thread.
 #[derive(Debug)]
 pub struct Control {
     node: PathBuf,
-    /// The project of home itself, which its entries may have inherited.
-    home_project: u32,
     block: u64,
     ids: Mutex<Ids>,
-    /// Ids that the administrator's files name.
-    reserved: BTreeSet<u32>,
     /// Ids that more than one directory in home has, with the number of directories: layers of the C module, which could draw
     /// an id twice. Looked for when they first matter.
     shared: Mutex<Option<HashMap<u32, usize>>>,
 }
 
 impl Control {
-    /// Finds out whether project quota is counted and enforced on the filesystem of `home`, whose path is `path`.
+    /// Makes ready to use project quota on the filesystem of `home`, whose path is `path`.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`], saying why not and what to do about it.
+    /// [`Kind::Unsupported`]: it is a filesystem that never has project quota.
     pub fn probe(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
         reason::check_filesystem(home)?;
         let node = path.join(NODE);
@@ -91,28 +91,37 @@ impl Control {
             // Not needed from Linux 5.14 on.
             log::info!("the device node '{}' cannot be made: {e}", node.display());
         }
-        reason::check_switches(home, &node)?;
-        let home_project = fsxattr::project(home)?.id;
         Ok(Control {
             block: quota::block_size(home)?.max(1),
-            ids: Mutex::new(Ids::above(home_project)),
-            reserved: reserved_ids(),
+            ids: Mutex::new(Ids::above(fsxattr::project(home)?.id)),
             shared: Mutex::new(None),
             node,
-            home_project,
         })
     }
 
-    /// Gives the empty directory `dir` a project of its own with these limits; all that is made in it belongs to it.
+    /// Makes sure that limits are enforced at this moment.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`], saying why they are not and what to do about it.
+    pub fn check_enforced(&self, home: BorrowedFd<'_>) -> Result<()> {
+        reason::check_switches(home, &self.node)
+    }
+
+    /// Whether the kernel counts, and so knows limits and lets them be changed, be they enforced or not.
+    fn is_counted(&self, home: BorrowedFd<'_>) -> Result<bool> {
+        Ok(quota::switches(home, &self.node)?.is_some_and(|on| on.accounted))
+    }
+
+    /// Gives the empty directory `dir` of `home` a project of its own with these limits; all that is made in it belongs to it.
     ///
     /// Two processes may try the same id in the same moment. Each puts it on its directory first and then counts: the kernel
     /// shows both of them two inodes, unless one is done already, and who sees two tries another.
     ///
     /// # Errors
     /// The kernel refuses, or every id is taken; `dir` has the project it had then.
-    pub fn limit(&self, dir: BorrowedFd<'_>, limits: Limits) -> Result<ProjectId> {
+    pub fn limit(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>, limits: Limits) -> Result<ProjectId> {
         let before = fsxattr::project(dir)?;
-        let limited = self.claim(dir).and_then(|id| match self.set_limits(dir, id, limits) {
+        let limited = self.claim(home, dir).and_then(|id| match self.set_limits(dir, id, limits) {
             Ok(()) => Ok(ProjectId(id)),
             Err(e) => {
                 lock(&self.ids).give_back(id);
@@ -126,9 +135,11 @@ impl Control {
     }
 
     /// Puts an id on `dir` that nobody else has.
-    fn claim(&self, dir: BorrowedFd<'_>) -> Result<u32> {
+    fn claim(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<u32> {
+        let mut reserved = reserved_ids();
+        reserved.insert(fsxattr::project(home)?.id);
         for collision in 0..COLLISIONS {
-            let id = lock(&self.ids).draw(|id| self.is_used(dir, id))?;
+            let id = lock(&self.ids).draw(|id| Ok(reserved.contains(&id) || self.is_used(dir, id)?))?;
             fsxattr::set_project(dir, Project { id, inherited: true })?;
             if quota::get(dir, &self.node, id)?.used.inodes <= 1 {
                 return Ok(id);
@@ -140,46 +151,65 @@ impl Control {
         Err(Error::new(Kind::Busy, format!("{COLLISIONS} project ids were taken by others in the moment they were drawn")))
     }
 
-    /// Whether anyone has the id: has files with it, a limit for it, or put it down in the administrator's files. (XFS gives
-    /// every new project the limits of project 0.)
+    /// Whether anyone has the id: has files with it or a limit for it. (XFS gives every new project the limits of project 0.)
     fn is_used(&self, fd: BorrowedFd<'_>, id: u32) -> Result<bool> {
-        if id == self.home_project || self.reserved.contains(&id) {
-            return Ok(true);
-        }
         let found = quota::get(fd, &self.node, id)?;
         if found.used != Amounts::default() {
             return Ok(true);
         }
-        if found == quota::Quota::default() {
-            return Ok(false);
-        }
-        let default = quota::get(fd, &self.node, 0)?;
-        Ok((found.hard, found.soft) != (default.hard, default.soft))
+        Ok(found.bounds != Bounds::default() && found.bounds != quota::get(fd, &self.node, 0)?.bounds)
     }
 
+    /// Both limits are the same: the C module has it so, and `df` shows the soft one where there is one.
     fn set_limits(&self, fd: BorrowedFd<'_>, id: u32, limits: Limits) -> Result<()> {
         let bytes = match limits.bytes {
             0 => 0,
             bytes => (bytes - bytes % self.block).max(self.block),
         };
         let amounts = Amounts { bytes, inodes: limits.inodes };
-        quota::set_limits(fd, &self.node, id, amounts, amounts)
+        quota::set(fd, &self.node, id, Bounds { hard: amounts, soft: amounts }, Grace::default())
     }
 
-    /// The project that was made for `dir`, if one was.
-    fn own_project(&self, dir: BorrowedFd<'_>) -> Result<Option<u32>> {
-        let id = fsxattr::project(dir)?.id;
-        Ok(Some(id).filter(|&id| id != 0 && id != u32::MAX && id != self.home_project))
+    /// What must be done before a layer, the directory `dir` of `home`, is used: a log line where it has a limit that is not
+    /// enforced, and putting right what a crash left of its limit and its project. Nothing of this keeps a layer from use.
+    pub fn before_use(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>, layer: &str) {
+        if let Err(e) = self.look_after(home, dir, layer) {
+            log::warn!("the limit of layer '{layer}' is uncertain: {e}");
+        }
+    }
+
+    fn look_after(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>, layer: &str) -> Result<()> {
+        if fsxattr::project(home)?.inherited {
+            self.reclaim(home, dir)?;
+        }
+        let Some(id) = own_project(home, dir)? else { return Ok(()) };
+        let Err(why) = self.check_enforced(home) else { return self.settle(home, id) };
+        // Where nothing is counted, that there is a project is all that tells of a limit.
+        if self.is_counted(home)? {
+            self.settle(home, id)?;
+            if quota::get(home, &self.node, id)?.bounds == Bounds::default() {
+                return Ok(());
+            }
+        }
+        log::warn!("layer '{layer}' is used without its limit (project {id}): {why}");
+        Ok(())
     }
 
     /// Takes the limits of `dir` away, which is about to be deleted from `home` and should be empty. Its id is drawn again when
     /// nothing has it any more: a file that is deleted but still open keeps it. One without a project is left alone, and so
-    /// are limits that another layer has as well.
+    /// are limits that another layer has as well. Where nothing is counted the kernel knows no limits, and they stay on disk.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn clear(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<()> {
-        let Some(id) = self.own_project(dir)? else { return Ok(()) };
+        let Some(id) = own_project(home, dir)? else { return Ok(()) };
+        if !self.is_counted(home)? {
+            log::warn!(
+                "limits of project {id} cannot be cleared while the filesystem is mounted without project quota; \
+                 mounted with it, run setquota -P {id} 0 0 0 0 on its mount point"
+            );
+            return Ok(());
+        }
         // Only where the kernel counts more than the directory itself can there be another layer; or files of this one that are
         // still open, or that XFS has not got round to freeing yet.
         if quota::get(dir, &self.node, id)?.used.inodes > 1 && self.is_shared(home, id)? {
@@ -187,6 +217,7 @@ impl Control {
             return Ok(());
         }
         self.set_limits(dir, id, Limits::default())?;
+        room::forget(home, id)?;
         lock(&self.ids).give_back(id);
         Ok(())
     }
@@ -202,36 +233,30 @@ impl Control {
         Ok(*holders > 0)
     }
 
-    /// What `dir` occupies with all that is in it, in one question to the kernel; `None` if it has no project of its own.
+    /// What `dir`, in a layer of `home`, occupies with all that has its project, in one question to the kernel; `None` if it has
+    /// no project of its own, or nothing is counted.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn usage(&self, dir: BorrowedFd<'_>) -> Result<Option<Usage>> {
-        let Some(id) = self.own_project(dir)? else { return Ok(None) };
-        let used = quota::get(dir, &self.node, id)?.used;
-        Ok(Some(Usage { bytes: used.bytes, inodes: used.inodes }))
+    pub fn usage(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<Option<Usage>> {
+        let Some(id) = own_project(home, dir)? else { return Ok(None) };
+        match quota::get(dir, &self.node, id) {
+            Ok(found) => Ok(Some(Usage { bytes: found.used.bytes, inodes: found.used.inodes })),
+            Err(_) if !self.is_counted(home)? => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
-/// Renames the directory `from` of `home` by `rename`. Where home hands its own project on to its entries, the kernel lets no
-/// directory of another project be renamed in it (`EXDEV`): it is given to home's project for the moment of the rename. What is
-/// inside keeps its project and its limit.
-///
-/// # Errors
-/// Those of `rename`, or the project cannot be set.
-pub fn renaming(home: BorrowedFd<'_>, from: &OsStr, mut rename: impl FnMut() -> Result<()>) -> Result<()> {
-    match rename() {
-        Err(e) if e.errno() == EXDEV => {}
-        renamed => return renamed,
-    }
-    let dir = fs::open_dir_at(home, from)?;
-    let own = fsxattr::project(&dir)?;
-    fsxattr::set_project(&dir, Project { id: fsxattr::project(home)?.id, inherited: own.inherited })?;
-    let renamed = rename();
-    match (renamed, fsxattr::set_project(&dir, own)) {
-        (Err(e), Err(other)) => Err(e.and_also(other)),
-        (renamed, restored) => renamed.and(restored),
-    }
+/// The project that was made for `dir`, if one was. That of home is everybody's, whatever it is at the moment; and in a store that
+/// hosts share the number means another filesystem's.
+fn own_project(home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<Option<u32>> {
+    let id = fsxattr::project(dir)?.id;
+    let is_own = id != 0
+        && id != u32::MAX
+        && id != fsxattr::project(home)?.id
+        && fs::stat_fd(home)?.device == fs::stat_fd(dir)?.device;
+    Ok(is_own.then_some(id))
 }
 
 /// Makes the block device node of the filesystem that holds `home`. One that is there already, of the same device, stays.

@@ -26,11 +26,11 @@ pub(super) fn check_switches(home: BorrowedFd<'_>, node: &Path) -> Result<()> {
             e.context("project quota is on but may not be used")
                 .hint("CAP_SYS_ADMIN in the initial user namespace is needed")
         }),
-        Some(on) if on.accounted && magic == EXT => {
-            Err(off("project quota is counted but not enforced").hint("run mount -o remount,prjquota"))
-        }
-        Some(on) if on.accounted => Err(off("project quota is counted but not enforced")
-            .hint("unmount it and mount it with -o prjquota and not with pqnoenforce")),
+        Some(on) if on.accounted => Err(off("project quota is counted but not enforced").hint(if magic == EXT {
+            "run quotaon -P on its mount point; to keep it so, mount it with -o prjquota"
+        } else {
+            "run xfs_quota -x -c 'enable -p' on its mount point; to keep it so, mount it with -o prjquota, not with pqnoenforce"
+        })),
         _ if magic == XFS => Err(why_not_on_xfs()),
         _ => Err(why_not_on_ext(home)),
     }

@@ -18,6 +18,8 @@ pub const DAC_OVERRIDE: Set = Set(1 << 1);
 pub const FOWNER: Set = Set(1 << 3);
 /// Keep setuid and setgid bits.
 pub const FSETID: Set = Set(1 << 4);
+/// What decides about set*id(2): `CAP_SETGID` and `CAP_SETUID`.
+const IDS: Set = Set(1 << 6 | 1 << 7);
 /// Set `trusted.*` attributes.
 pub const SYS_ADMIN: Set = Set(1 << 21);
 /// Make device nodes.
@@ -77,17 +79,35 @@ fn halves(set: Set) -> [u32; 2] {
 }
 
 /// Leaves the calling thread at most `permitted`, of which at most `effective` are in force, and none that a program it
-/// might execute would inherit; then looks whether that is so.
-pub fn reduce(permitted: Set, effective: Set) -> Result<()> {
+/// might execute would inherit; then looks whether that is so. Returns which are in force. What set*id(2) takes is left as it is
+/// and not among them: on all threads of a process these calls must have the same outcome.
+pub fn reduce(permitted: Set, effective: Set) -> Result<Set> {
     let mut want = get()?;
-    let (permitted, effective) = (halves(permitted), halves(effective));
+    let (permitted, effective, ids) = (halves(permitted), halves(effective), halves(IDS));
     for (half, data) in want.iter_mut().enumerate() {
-        data.permitted &= permitted[half];
-        data.effective = data.permitted & effective[half];
+        data.permitted &= permitted[half] | ids[half];
+        data.effective = data.permitted & (effective[half] | data.effective & ids[half]);
         data.inheritable = 0;
     }
     set(want)?;
-    if get()? == want { Ok(()) } else { Err(Error::new(Kind::Internal, "capset did not drop the capabilities")) }
+    if get()? != want {
+        return Err(Error::new(Kind::Internal, "capset did not drop the capabilities"));
+    }
+    Ok(Set(u64::from(want[1].effective) << 32 | u64::from(want[0].effective)).without(IDS))
+}
+
+/// Puts `effective` in force, and nothing else but what set*id(2) takes, after such a call has changed what is.
+pub fn resume(effective: Set) -> Result<()> {
+    let now = get()?;
+    let mut want = now;
+    let (effective, ids) = (halves(effective), halves(IDS));
+    for (half, data) in want.iter_mut().enumerate() {
+        data.effective = effective[half] | data.effective & ids[half];
+        if data.effective & !data.permitted != 0 {
+            return Err(Error::sys("go on after the host program gave up its privileges", libc::EPERM));
+        }
+    }
+    if want == now { Ok(()) } else { set(want) }
 }
 
 /// Runs `task` with `extra` in force beside what is, and takes it back afterwards; a thread that is not permitted `extra`

@@ -5,17 +5,29 @@
 use crate::error::{Error, Result};
 use crate::sys::dirents;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag};
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Shows a name from outside without letting it break a log line.
 pub fn shown(name: impl AsRef<OsStr>) -> String {
     String::from_utf8_lossy(name.as_ref().as_bytes()).escape_debug().to_string()
+}
+
+/// Moves a descriptor for writing off the numbers of stdin, stdout and stderr, which it gets in a process that has closed them:
+/// what the host program still writes there must not land in a layer.
+pub(crate) fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO {
+        return Ok(fd);
+    }
+    let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1);
+    let number = check(nix::fcntl::fcntl(&fd, above), || "fcntl(F_DUPFD_CLOEXEC)")?;
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Turns the outcome of a nix call into ours; the text of the call is only built when it failed.
@@ -78,7 +90,7 @@ pub fn write_new_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mod
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = named(nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)), "create file", name)?;
     named(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(mode)), "chmod", name)?;
-    let mut file = std::fs::File::from(fd);
+    let mut file = std::fs::File::from(above_stdio(fd)?);
     let written = file.write_all(content).and_then(|()| if sync { file.sync_all() } else { Ok(()) });
     written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
 }
@@ -125,13 +137,6 @@ pub fn rename_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd
     let (from, to) = (from.as_ref(), to.as_ref());
     let outcome = nix::fcntl::renameat(from_dir, from, to_dir, to);
     check(outcome, || format!("rename '{}' to '{}'", shown(from), shown(to)))
-}
-
-/// Renames to a name that must be free.
-pub fn rename_new_at(from_dir: impl AsFd, from: impl AsRef<OsStr>, to_dir: impl AsFd, to: impl AsRef<OsStr>) -> Result<()> {
-    let (from, to) = (from.as_ref(), to.as_ref());
-    let outcome = nix::fcntl::renameat2(from_dir, from, to_dir, to, RenameFlags::RENAME_NOREPLACE);
-    check(outcome, || format!("rename '{}' to '{}' (which must not exist)", shown(from), shown(to)))
 }
 
 /// Makes a symlink with this text.
@@ -187,6 +192,10 @@ pub struct Stat {
     pub kind: FileKind,
     /// Type and permission bits.
     pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Apparent size, bytes.
     pub size: u64,
     /// Bytes allocated.
@@ -203,10 +212,6 @@ pub struct Stat {
     pub changed: (i64, i64),
     /// When the content was last changed, or is said to have been (mtime).
     pub modified: (i64, i64),
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
 }
 
 impl From<libc::stat> for Stat {
@@ -224,6 +229,8 @@ impl From<libc::stat> for Stat {
         Stat {
             kind,
             mode: st.st_mode,
+            uid: st.st_uid,
+            gid: st.st_gid,
             size: u64::try_from(st.st_size).unwrap_or(0),
             allocated: u64::try_from(st.st_blocks).unwrap_or(0) * 512, // stat(2): units of 512 bytes
             links: st.st_nlink as u64,
@@ -232,8 +239,6 @@ impl From<libc::stat> for Stat {
             rdev: st.st_rdev as u64,
             changed: (st.st_ctime as i64, st.st_ctime_nsec as i64),
             modified: (st.st_mtime as i64, st.st_mtime_nsec as i64),
-            uid: st.st_uid,
-            gid: st.st_gid,
         }
     }
 }
@@ -292,6 +297,51 @@ pub fn filesystem_magic(fd: impl AsFd) -> Result<u64> {
     Ok(st.filesystem_type().0 as u64 & 0xffff_ffff)
 }
 
+/// A directory that is nowhere: made as `name` in `dir`, opened, and removed. Nothing can be made in it.
+pub fn make_nowhere(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedFd> {
+    let (dir, name) = (dir.as_fd(), name.as_ref());
+    make_dir_at(dir, name, 0o700)?;
+    let opened = open_dir_at(dir, name);
+    remove_dir_at(dir, name)?;
+    opened
+}
+
+/// Whether an open directory has no entries.
+pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
+    let mut empty = true;
+    each_entry(dir, |_| {
+        empty = false;
+        Ok(())
+    })?;
+    Ok(empty)
+}
+
+/// What a filesystem has left, and whether it can be written at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Inodes that are free; `None` where they are made as they are needed.
+    pub inodes: Option<u64>,
+    /// It is mounted read-only.
+    pub read_only: bool,
+}
+
+/// What the filesystem that holds `fd` has left (`statvfs(3)`).
+pub fn room(fd: impl AsFd) -> Result<Room> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    Ok(Room {
+        inodes: (st.files() > 0).then_some(st.files_free() as u64),
+        read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
+    })
+}
+
+/// How many bytes are free for all to use on the filesystem that holds `fd`, and how many its blocks have (`statvfs(3)`).
+pub fn free_bytes_and_block(fd: impl AsFd) -> Result<(u64, u64)> {
+    let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
+    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
+    Ok(((st.blocks_available() as u64).saturating_mul(st.fragment_size() as u64), st.block_size() as u64))
+}
+
 /// How many inodes the filesystem that holds `fd` has in use (`statvfs(3)`).
 pub fn inodes_in_use(fd: impl AsFd) -> Result<u64> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
@@ -314,9 +364,4 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
 pub(crate) fn c_string(bytes: impl AsRef<OsStr>) -> Result<CString> {
     let bytes = bytes.as_ref();
     CString::new(bytes.as_bytes()).map_err(|_| Error::sys(format!("NUL byte inside '{}'", shown(bytes)), libc::EINVAL))
-}
-
-/// Effective user and group of the calling thread: whom new files belong to.
-pub fn effective_ids() -> (u32, u32) {
-    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }

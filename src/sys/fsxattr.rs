@@ -40,9 +40,12 @@ fn attributes(fd: impl AsFd) -> Result<Attributes> {
     Ok(attributes)
 }
 
-/// Reads the project of an open file or directory. `EOPNOTSUPP` or `ENOTTY` where the filesystem has no such thing.
+/// Reads the project of an open file or directory: 0 where the filesystem has no such thing.
 pub fn project(fd: impl AsFd) -> Result<Project> {
-    let attributes = attributes(fd)?;
+    let attributes = match attributes(fd) {
+        Err(e) if [libc::ENOTTY, libc::EOPNOTSUPP].contains(&e.errno()) => Attributes::default(),
+        read => read?,
+    };
     Ok(Project { id: attributes.project, inherited: attributes.flags & INHERIT != 0 })
 }
 

@@ -40,25 +40,34 @@ fn umount_with(target: &Path, flags: MntFlags) -> Result<bool> {
 
 /// Whether something is mounted on the directory `name` of `dir`; `None` where the kernel (before 5.8) does not tell.
 pub fn is_mount_root(dir: impl AsFd, name: &OsStr) -> Result<Option<bool>> {
+    let Some(stx) = statx(dir.as_fd().as_raw_fd(), name, libc::STATX_TYPE)? else { return Ok(None) };
+    #[allow(clippy::cast_sign_loss)]
+    let bit = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    Ok((stx.stx_attributes_mask & bit != 0).then_some(stx.stx_attributes & bit != 0))
+}
+
+/// The number of the topmost mount on `path` that no other mount ever gets; `None` where the kernel (before 6.8) has none.
+pub fn unique_number(path: &Path) -> Result<Option<u64>> {
+    /// `linux/stat.h`.
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    let stx = statx(libc::AT_FDCWD, path.as_os_str(), STATX_MNT_ID_UNIQUE)?;
+    Ok(stx.filter(|stx| stx.stx_mask & STATX_MNT_ID_UNIQUE != 0).map(|stx| stx.stx_mnt_id))
+}
+
+/// `None` where the kernel has no such call (before 4.11).
+fn statx(dir: libc::c_int, name: &OsStr, mask: u32) -> Result<Option<libc::statx>> {
     let name_c = c_string(name)?;
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
     let mut stx = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // Not libc's statx: where the kernel has none, it imitates one that knows nothing of mounts.
     // SAFETY: the name is NUL-terminated and the buffer has the size of struct statx; both outlive the call.
-    let rc = unsafe {
-        let (fd, mask) = (dir.as_fd().as_raw_fd(), libc::STATX_TYPE);
-        libc::syscall(libc::SYS_statx, fd, name_c.as_ptr(), flags, mask, stx.as_mut_ptr())
-    };
+    let rc = unsafe { libc::syscall(libc::SYS_statx, dir, name_c.as_ptr(), flags, mask, stx.as_mut_ptr()) };
     match Errno::result(rc) {
-        Ok(_) => {}
-        Err(Errno::ENOSYS) => return Ok(None), // before Linux 4.11
-        Err(errno) => return Err(Error::sys(format!("statx '{}'", shown(name)), errno as i32)),
+        // SAFETY: zeroed, which is a valid value for a struct of integers, and then filled in by the kernel.
+        Ok(_) => Ok(Some(unsafe { stx.assume_init() })),
+        Err(Errno::ENOSYS) => Ok(None),
+        Err(errno) => Err(Error::sys(format!("statx '{}'", shown(name)), errno as i32)),
     }
-    // SAFETY: zeroed, which is a valid value for a struct of integers, and then filled in by the kernel.
-    let stx = unsafe { stx.assume_init() };
-    #[allow(clippy::cast_sign_loss)]
-    let bit = libc::STATX_ATTR_MOUNT_ROOT as u64;
-    Ok((stx.stx_attributes_mask & bit != 0).then_some(stx.stx_attributes & bit != 0))
 }
 
 /// The mount table of the calling thread's namespace, as the kernel writes it (`proc(5)`, `mountinfo`).

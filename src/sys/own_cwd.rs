@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::check;
+use crate::sys::process::SignalsBlocked;
 use nix::sched::CloneFlags;
 use std::os::fd::BorrowedFd;
 
@@ -14,8 +15,37 @@ pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + S
         work()
     };
     std::thread::scope(|scope| {
+        // A handler of the host program would run in the wrong directory: the thread starts with all signals blocked.
+        let blocked = SignalsBlocked::now();
         let thread = std::thread::Builder::new().name("graphdriver-cwd".to_owned()).spawn_scoped(scope, body);
+        drop(blocked);
         let thread = thread.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread panicked")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fs;
+    use std::os::fd::AsFd;
+    use std::path::PathBuf;
+
+    /// The working directory of the calling thread, and whether a handler of the host could run on it.
+    fn here() -> (PathBuf, bool) {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        let alarm = 1 << (libc::SIGALRM - 1);
+        (std::fs::read_link("/proc/thread-self/cwd").unwrap(), blocked & alarm == 0)
+    }
+
+    #[test]
+    fn the_directory_is_the_threads_and_no_handler_runs_in_it() {
+        let before = here();
+        let dir = fs::open_dir(std::path::Path::new("/proc")).unwrap();
+        assert_eq!(run_in(dir.as_fd(), || Ok(here())).unwrap(), ("/proc".into(), false));
+        assert_eq!(here(), before);
+        assert!(before.1 && before.0 != PathBuf::from("/proc"));
+    }
 }

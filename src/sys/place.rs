@@ -1,11 +1,12 @@
 //! The calls that put one archive entry into a directory: single-component names below an open directory, or descriptors.
 
-use crate::error::{Error, Result};
-use crate::sys::fs::{c_string, check, shown};
+use crate::error::{Error, Kind, Result};
+use crate::sys::fs::{above_stdio, c_string, check, shown};
+use crate::sys::node_mode;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -38,17 +39,22 @@ fn outcome<D: fmt::Display>(rc: libc::c_int, call: impl FnOnce() -> D) -> Result
 /// Makes a regular file of a name that must be free, open for writing. The mode is applied as it is (the caller has no umask).
 pub fn create_file(dir: impl AsFd, name: &[u8], mode: u32) -> Result<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    check(nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)), || call("create file", name))
+    let name = single(name)?;
+    let made = nix::fcntl::openat(dir, name.as_c_str(), flags, Mode::from_bits_truncate(mode));
+    above_stdio(check(made, || call("create file", name.as_bytes()))?)
 }
 
 /// Makes a directory.
 pub fn make_dir(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
-    check(nix::sys::stat::mkdirat(dir, name, Mode::from_bits_truncate(mode)), || call("mkdir", name))
+    let name = single(name)?;
+    let made = nix::sys::stat::mkdirat(dir, name.as_c_str(), Mode::from_bits_truncate(mode));
+    check(made, || call("mkdir", name.as_bytes()))
 }
 
 /// Gives the file `target` in `from` the second name `name`; a symlink is linked itself, not followed.
 pub fn link(from: impl AsFd, target: &[u8], dir: impl AsFd, name: &[u8]) -> Result<()> {
-    check(nix::unistd::linkat(from, target, dir, name, AtFlags::empty()), || {
+    let (old, new) = (single(target)?, single(name)?);
+    check(nix::unistd::linkat(from, old.as_c_str(), dir, new.as_c_str(), AtFlags::empty()), || {
         format!("link '{}' to '{}'", shown(OsStr::from_bytes(name)), shown(OsStr::from_bytes(target)))
     })
 }
@@ -118,7 +124,7 @@ pub fn set_times(fd: impl AsFd, access: Time, modification: Time) -> Result<()> 
 /// Sets the access and modification times of a name, not following a symlink.
 pub fn set_times_at(dir: impl AsFd, name: &[u8], access: Time, modification: Time) -> Result<()> {
     let times = [access.timespec(), modification.timespec()];
-    let key = c_string(OsStr::from_bytes(name))?;
+    let key = single(name)?;
     let dir = dir.as_fd().as_raw_fd();
     // SAFETY: the name is NUL-terminated, the array has the two elements the call reads, the borrow keeps `dir` open.
     let rc = unsafe { libc::utimensat(dir, key.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
@@ -136,20 +142,33 @@ pub fn modification_time(fd: impl AsFd) -> Result<Time> {
 /// Sets an attribute of a name that is not opened (a device node, a fifo): goes through the working directory, which
 /// therefore has to be the calling thread's own (`confine`). Does not follow a symlink.
 pub fn set_xattr_at(dir: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
+    let (path, attribute) = (single(name)?, c_string(OsStr::from_bytes(key))?);
+    let set = || {
+        // SAFETY: both strings are NUL-terminated and live through the call; pointer and length describe `value`.
+        let rc = unsafe { libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        outcome(rc, || format!("set xattr '{}'", shown(OsStr::from_bytes(key))))
+    };
+    inside(dir, set)
+}
+
+/// Does something in a directory, and goes back to the root.
+fn inside(dir: impl AsFd, work: impl FnOnce() -> Result<()>) -> Result<()> {
     check(nix::unistd::fchdir(dir), || "fchdir")?;
-    let (path, attribute) = (c_string(OsStr::from_bytes(name))?, c_string(OsStr::from_bytes(key))?);
-    // SAFETY: both strings are NUL-terminated and live through the call; pointer and length describe `value`.
-    let rc = unsafe { libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    outcome(rc, || format!("set xattr '{}'", shown(OsStr::from_bytes(key))))
+    let done = work();
+    check(nix::unistd::chdir("/"), || "chdir to the root")?;
+    done
+}
+
+/// Sets the mode of a name that is not opened, as [`set_xattr_at`] sets an attribute of it.
+pub fn set_mode_at(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
+    node_mode::set(dir, &single(name)?, mode)
 }
 
 /// Removes an attribute as [`set_xattr_at`] sets it; one that is not there is fine.
 pub fn remove_xattr_at(dir: impl AsFd, name: &[u8], key: &[u8]) -> Result<()> {
-    check(nix::unistd::fchdir(dir), || "fchdir")?;
-    let (path, attribute) = (c_string(OsStr::from_bytes(name))?, c_string(OsStr::from_bytes(key))?);
+    let (path, attribute) = (single(name)?, c_string(OsStr::from_bytes(key))?);
     // SAFETY: both strings are NUL-terminated and live through the call.
-    let rc = unsafe { libc::lremovexattr(path.as_ptr(), attribute.as_ptr()) };
-    removed(rc, key)
+    inside(dir, || removed(unsafe { libc::lremovexattr(path.as_ptr(), attribute.as_ptr()) }, key))
 }
 
 fn removed(rc: libc::c_int, key: &[u8]) -> Result<()> {
@@ -183,6 +202,20 @@ pub fn list_xattrs(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
     }
 }
 
+/// The value of an attribute of an open directory, however long.
+pub fn xattr(fd: impl AsFd, key: &[u8]) -> Result<Vec<u8>> {
+    let attribute = c_string(OsStr::from_bytes(key))?;
+    // The kernel's own bound (`XATTR_SIZE_MAX` of linux/limits.h).
+    let mut value = vec![0_u8; 64 << 10];
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `attribute` is NUL-terminated and lives through the call; pointer and length describe `value`.
+    let got = unsafe { libc::fgetxattr(fd, attribute.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let got =
+        Errno::result(got).map_err(|e| Error::sys(format!("get xattr '{}'", shown(OsStr::from_bytes(key))), e as i32))?;
+    value.truncate(usize::try_from(got).unwrap_or(0));
+    Ok(value)
+}
+
 /// Removes an attribute of an open file or directory; one that is not there is fine.
 pub fn remove_xattr(fd: impl AsFd, key: &[u8]) -> Result<()> {
     let attribute = c_string(OsStr::from_bytes(key))?;
@@ -195,6 +228,14 @@ pub fn remove_xattr(fd: impl AsFd, key: &[u8]) -> Result<()> {
 pub fn device(major: u64, minor: u64) -> Option<u64> {
     let (major, minor) = (u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
     (major < 1 << 12 && minor < 1 << 20).then(|| libc::makedev(major, minor))
+}
+
+/// A name that stays in its directory: the last guard against a mistake further up.
+fn single(name: &[u8]) -> Result<CString> {
+    if [&b""[..], b".", b".."].contains(&name) || name.contains(&b'/') {
+        return Err(Error::new(Kind::Internal, format!("'{}' is no single name", shown(OsStr::from_bytes(name)))));
+    }
+    c_string(OsStr::from_bytes(name))
 }
 
 fn call(what: &str, name: &[u8]) -> String {

@@ -23,6 +23,9 @@ const GET_STATE: i32 = command(5);
 const DQUOT_VERSION: i8 = 1; // FS_DQUOT_VERSION
 const PROJECT_FLAG: i8 = 2; // FS_PROJ_QUOTA
 const LIMIT_FIELDS: u16 = 0b1111; // FS_DQ_ISOFT | FS_DQ_IHARD | FS_DQ_BSOFT | FS_DQ_BHARD
+const BLOCK_TIMER: u16 = 1 << 6; // FS_DQ_BTIMER
+const INODE_TIMER: u16 = 1 << 7; // FS_DQ_ITIMER
+const LONG_TIMERS: u16 = 1 << 15; // FS_DQ_BIGTIME
 const ACCOUNTED: u16 = 1 << 4; // FS_QUOTA_PDQ_ACCT
 const ENFORCED: u16 = 1 << 5; // FS_QUOTA_PDQ_ENFD
 
@@ -43,8 +46,12 @@ struct Dquot {
     inodes_soft: u64,
     blocks: u64,
     inodes: u64,
-    timers_and_warnings: [u32; 3],
-    timers_high: [u8; 4],
+    inode_timer: u32,
+    block_timer: u32,
+    warnings: [u16; 2],
+    inode_timer_high: u8,
+    block_timer_high: u8,
+    more_timers_high: [u8; 2],
     realtime: [u64; 3],
     realtime_timer_and_warnings: [u32; 2],
     padding: [u8; 8],
@@ -72,13 +79,31 @@ pub struct Amounts {
     pub inodes: u64,
 }
 
-/// The limits of one project and what it occupies.
+/// The two limits of a project.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quota {
+pub struct Bounds {
     /// Never to be exceeded.
     pub hard: Amounts,
     /// To be exceeded for some days only.
     pub soft: Amounts,
+}
+
+/// Until when soft limits may be exceeded, seconds since 1970; 0 where they are not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grace {
+    /// That of bytes.
+    pub bytes: u64,
+    /// That of inodes.
+    pub inodes: u64,
+}
+
+/// All that the kernel knows of one project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Its limits.
+    pub bounds: Bounds,
+    /// When soft ones become as hard.
+    pub grace: Grace,
     /// In use.
     pub used: Amounts,
 }
@@ -121,8 +146,14 @@ pub fn get(fd: impl AsFd, node: &Path, id: u32) -> Result<Quota> {
     let mut dquot = Dquot::default();
     match quotactl(fd, node, GET_QUOTA, id, &mut dquot) {
         Ok(()) => Ok(Quota {
-            hard: Amounts { bytes: dquot.blocks_hard.saturating_mul(UNIT), inodes: dquot.inodes_hard },
-            soft: Amounts { bytes: dquot.blocks_soft.saturating_mul(UNIT), inodes: dquot.inodes_soft },
+            bounds: Bounds {
+                hard: Amounts { bytes: dquot.blocks_hard.saturating_mul(UNIT), inodes: dquot.inodes_hard },
+                soft: Amounts { bytes: dquot.blocks_soft.saturating_mul(UNIT), inodes: dquot.inodes_soft },
+            },
+            grace: Grace {
+                bytes: joined(dquot.block_timer, dquot.block_timer_high),
+                inodes: joined(dquot.inode_timer, dquot.inode_timer_high),
+            },
             used: Amounts { bytes: dquot.blocks.saturating_mul(UNIT), inodes: dquot.inodes },
         }),
         Err(Errno::ENOENT) => Ok(Quota::default()),
@@ -130,21 +161,48 @@ pub fn get(fd: impl AsFd, node: &Path, id: u32) -> Result<Quota> {
     }
 }
 
-/// Sets the limits of a project; 0 takes a limit away. Bytes are rounded down to 512.
-pub fn set_limits(fd: impl AsFd, node: &Path, id: u32, hard: Amounts, soft: Amounts) -> Result<()> {
+/// Sets the limits of a project; 0 takes a limit away. Bytes are rounded down to 512. A grace that is not 0 is set as well,
+/// where the kernel does that for single projects (XFS: since Linux 5.8); else it begins anew where need be.
+pub fn set(fd: impl AsFd, node: &Path, id: u32, bounds: Bounds, grace: Grace) -> Result<()> {
+    let Bounds { hard, soft } = bounds;
+    let (block_timer, block_timer_high) = split(grace.bytes);
+    let (inode_timer, inode_timer_high) = split(grace.inodes);
     let mut dquot = Dquot {
         version: DQUOT_VERSION,
         flags: PROJECT_FLAG,
-        fields: LIMIT_FIELDS,
+        fields: LIMIT_FIELDS | timer_fields(grace),
         id,
         blocks_hard: hard.bytes / UNIT,
         blocks_soft: soft.bytes / UNIT,
         inodes_hard: hard.inodes,
         inodes_soft: soft.inodes,
+        inode_timer,
+        block_timer,
+        inode_timer_high,
+        block_timer_high,
         ..Dquot::default()
     };
     let outcome = quotactl(fd, node, SET_LIMITS, id, &mut dquot);
     check(outcome, || format!("quotactl: set limits of project {id} to {} bytes, {} inodes", hard.bytes, hard.inodes))
+}
+
+/// Which timers a grace has. Those beyond the year 2038 take the larger form, which older kernels do not know.
+fn timer_fields(grace: Grace) -> u16 {
+    let given = |seconds: u64, field| if seconds == 0 { 0 } else { field };
+    let long = u64::from(i32::MAX.unsigned_abs());
+    given(grace.bytes, BLOCK_TIMER)
+        | given(grace.inodes, INODE_TIMER)
+        | if grace.bytes.max(grace.inodes) > long { LONG_TIMERS } else { 0 }
+}
+
+/// A timer of 40 bits from its two parts, and into them.
+fn joined(low: u32, high: u8) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn split(seconds: u64) -> (u32, u8) {
+    let [a, b, c, d, high, ..] = seconds.to_le_bytes();
+    (u32::from_le_bytes([a, b, c, d]), high)
 }
 
 /// The block size of the filesystem that holds `fd`, bytes.
@@ -153,4 +211,20 @@ pub fn block_size(fd: impl AsFd) -> Result<u64> {
     // The field's type differs between architectures; a block size is positive.
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
     Ok(st.block_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_keep_their_value_and_take_the_larger_form_only_when_they_must() {
+        for seconds in [0, 1, 1_764_000_000, 0x7fff_ffff, 0x8000_0000, 0xff_ffff_ffff] {
+            let (low, high) = split(seconds);
+            assert_eq!(joined(low, high), seconds);
+        }
+        let fields = |bytes, inodes| timer_fields(Grace { bytes, inodes });
+        assert_eq!([fields(0, 0), fields(5, 0), fields(0, 5)], [0, BLOCK_TIMER, INODE_TIMER]);
+        assert_eq!(fields(0x7fff_ffff, 0x8000_0000), BLOCK_TIMER | INODE_TIMER | LONG_TIMERS);
+    }
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::sys::fs::{c_string, shown};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 /// Whether the error says that there is no such attribute, or that the filesystem has none of that kind.
 pub fn is_absent(error: &Error) -> bool {
@@ -39,6 +40,25 @@ pub fn is_set(fd: impl AsFd, name: &str) -> Result<bool> {
         Ok(_) => Ok(true),
         Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
         Err(e) => Err(Error::sys(format!("get xattr '{}'", shown(name)), e as i32)),
+    }
+}
+
+/// The same of the file or directory at `path` below an open directory, symlinks followed.
+pub fn is_set_below(dir: impl AsFd, path: &str, name: &str) -> Result<bool> {
+    // getxattrat is of Linux 6.13.
+    is_set_at(Path::new(&format!("/proc/thread-self/fd/{}/{path}", dir.as_fd().as_raw_fd())), name)
+}
+
+/// The same of the file or directory at `path`, symlinks followed.
+pub fn is_set_at(path: &Path, name: &str) -> Result<bool> {
+    let place = c_string(path)?;
+    let key = c_string(name)?;
+    // SAFETY: both are NUL-terminated and live through the call; with a size of 0 nothing is written (getxattr(2)).
+    let got = unsafe { libc::getxattr(place.as_ptr(), key.as_ptr(), std::ptr::null_mut(), 0) };
+    match Errno::result(got) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
+        Err(e) => Err(Error::sys(format!("get xattr '{}' of '{}'", shown(name), shown(path)), e as i32)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Makes tar archives byte by byte (also ones that no tar program would make) and runs the unpacker on them.
 #![allow(dead_code)] // each test file uses its own part
 
-use graphdriver::archive::{self, Digests, Limits, Options, Outcome, Whiteouts};
+use graphdriver::archive::{self, Below, Digests, Limits, Options, Outcome, Whiteouts};
 use graphdriver::cancel::Cancel;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -199,15 +199,40 @@ pub fn options(whiteouts: Whiteouts) -> Options {
         shift: None,
         limits: Limits::default(),
         sync: false,
+        below: Below::default(),
         cancel: Cancel::default(),
         digests: Digests::default(),
     }
 }
 
+/// Where [`nowhere`] makes its directory, for the calling thread.
+pub fn nowhere_path() -> std::path::PathBuf {
+    let own = (std::process::id(), std::thread::current().id());
+    std::env::temp_dir().join(format!("graphdriver-nowhere-{}-{:?}", own.0, own.1))
+}
+
+/// A directory that has been removed, for the root of the threads that unpack.
+pub fn nowhere() -> std::fs::File {
+    let path = nowhere_path();
+    std::fs::create_dir(&path).unwrap();
+    let open = std::fs::File::open(&path).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    open
+}
+
 /// Unpacks bytes into a directory.
 pub fn unpack_with(mut archive: &[u8], target: &Path, options: &Options) -> graphdriver::error::Result<Outcome> {
     let target = std::fs::File::open(target).unwrap();
-    archive::unpack(&mut archive, target.as_fd(), options)
+    unpack_from(&mut archive, target.as_fd(), options)
+}
+
+/// Unpacks what `content` yields into an open directory.
+pub fn unpack_from(
+    content: &mut dyn std::io::Read,
+    target: std::os::fd::BorrowedFd<'_>,
+    options: &Options,
+) -> graphdriver::error::Result<Outcome> {
+    archive::unpack(content, target, nowhere().as_fd(), options, &|| Ok(()))
 }
 
 /// Unpacks for overlay.

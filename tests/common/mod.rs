@@ -4,6 +4,9 @@
 
 pub mod fixture;
 pub mod old_kernel;
+pub mod overlay;
+pub mod process;
+pub mod programs;
 pub mod scenarios;
 pub mod subject;
 
@@ -67,6 +70,30 @@ pub fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Waits for what a background worker does.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("never came true: {what}");
+}
+
+/// The names in a directory, sorted.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The text of a file.
+pub fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// A tar archive under construction.
 #[derive(Default)]
 pub struct Tar(Option<tar::Builder<Vec<u8>>>);
@@ -76,12 +103,24 @@ impl Tar {
         Tar(Some(tar::Builder::new(Vec::new())))
     }
 
-    fn add(mut self, name: &str, kind: tar::EntryType, mode: u32, link: Option<&str>, content: &[u8]) -> Tar {
+    fn add(self, name: &str, kind: tar::EntryType, mode: u32, link: Option<&str>, content: &[u8]) -> Tar {
+        self.owned(name, kind, mode, (0, 0), link, content)
+    }
+
+    fn owned(
+        mut self,
+        name: &str,
+        kind: tar::EntryType,
+        mode: u32,
+        owner: (u64, u64),
+        link: Option<&str>,
+        content: &[u8],
+    ) -> Tar {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(owner.0);
+        header.set_gid(owner.1);
         header.set_mtime(1_600_000_000);
         header.set_size(content.len() as u64);
         if let Some(link) = link {
@@ -100,6 +139,10 @@ impl Tar {
 
     pub fn dir(self, name: &str) -> Tar {
         self.add(name, tar::EntryType::Directory, 0o755, None, b"")
+    }
+
+    pub fn dir_of(self, name: &str, mode: u32, owner: (u64, u64)) -> Tar {
+        self.owned(name, tar::EntryType::Directory, mode, owner, None, b"")
     }
 
     pub fn symlink(self, name: &str, target: &str) -> Tar {

@@ -9,6 +9,7 @@ use graphdriver::error::Result;
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard};
@@ -22,7 +23,9 @@ pub struct Failure {
 
 pub type Outcome<T> = std::result::Result<T, Failure>;
 
-pub trait Subject {
+pub trait Subject: Sync {
+    /// Which interface it is, for another process to use the same.
+    fn kind(&self) -> &'static str;
     fn init(&self, name: &str, storage_root: &Path, options: &[&str]) -> Outcome<()>;
     fn create(
         &self,
@@ -35,7 +38,7 @@ pub trait Subject {
     fn mount(&self, id: &str, options: &[&str]) -> Outcome<PathBuf>;
     fn umount(&self, id: &str) -> Outcome<()>;
     fn exists(&self, id: &str) -> bool;
-    fn apply(&self, id: &str, archive: &[u8]) -> Outcome<i64>;
+    fn apply_from(&self, id: &str, source: &mut dyn Read) -> Outcome<i64>;
     fn diff(&self, id: &str, base: Option<&str>) -> Outcome<Vec<u8>>;
     fn metadata(&self, id: &str) -> Outcome<Vec<(String, String)>>;
     fn usage(&self, id: &str) -> Outcome<(u64, u64)>;
@@ -43,6 +46,9 @@ pub trait Subject {
     fn status(&self) -> Outcome<(String, String, String)>;
     fn cleanup(&self) -> Outcome<()>;
 
+    fn apply(&self, id: &str, mut archive: &[u8]) -> Outcome<i64> {
+        self.apply_from(id, &mut archive)
+    }
     fn create_ro(&self, id: &str, parent: Option<&str>) -> Outcome<()> {
         self.create(id, parent, Access::ReadOnly, &[]).map(drop)
     }
@@ -64,6 +70,9 @@ fn parent_id(parent: Option<&str>) -> Result<Option<LayerId>> {
 }
 
 impl Subject for Rust {
+    fn kind(&self) -> &'static str {
+        "rust"
+    }
     fn init(&self, name: &str, storage_root: &Path, options: &[&str]) -> Outcome<()> {
         seen(self.0.init(name, storage_root, options))
     }
@@ -95,11 +104,11 @@ impl Subject for Rust {
     fn exists(&self, id: &str) -> bool {
         LayerId::parse(id.as_bytes()).and_then(|id| self.0.with(|driver| driver.exists(&id))).unwrap_or(false)
     }
-    fn apply(&self, id: &str, mut archive: &[u8]) -> Outcome<i64> {
+    fn apply_from(&self, id: &str, source: &mut dyn Read) -> Outcome<i64> {
         seen(LayerId::parse(id.as_bytes()).and_then(|id| {
             self.0.with(|driver| {
                 let mut size = 0;
-                driver.apply_diff(&id, &mut archive, Some(&mut size))?;
+                driver.apply_diff(&id, source, Some(&mut size))?;
                 Ok(i64::try_from(size).unwrap())
             })
         }))
@@ -203,13 +212,17 @@ fn pairs_of(map: *const capi::json_map_string_string) -> Vec<(String, String)> {
     (0..map.len).map(|i| unsafe { (text(*map.keys.add(i)), text(*map.values.add(i))) }).collect()
 }
 
-/// Reads from a slice, as a C callback.
-unsafe extern "C" fn read_slice(context: *mut c_void, buf: *mut c_void, len: usize) -> isize {
-    let rest = unsafe { &mut *context.cast::<&[u8]>() };
-    let n = len.min(rest.len());
-    unsafe { ptr::copy_nonoverlapping(rest.as_ptr(), buf.cast(), n) };
-    *rest = &rest[n..];
-    isize::try_from(n).unwrap()
+/// Reads from what the context points to, as a C callback.
+unsafe extern "C" fn read_source(context: *mut c_void, buf: *mut c_void, len: usize) -> isize {
+    let source = unsafe { &mut *context.cast::<&mut dyn Read>() };
+    let buffer = unsafe { std::slice::from_raw_parts_mut(buf.cast::<u8>(), len) };
+    match source.read(buffer) {
+        Ok(n) => isize::try_from(n).unwrap(),
+        Err(e) => {
+            nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)).set();
+            -1
+        }
+    }
 }
 
 /// Collects what is written, as a C callback.
@@ -220,6 +233,9 @@ unsafe extern "C" fn write_vector(context: *mut c_void, buf: *const c_void, len:
 }
 
 impl Subject for C {
+    fn kind(&self) -> &'static str {
+        "C"
+    }
     fn init(&self, name: &str, storage_root: &Path, options: &[&str]) -> Outcome<()> {
         let (name, root) = (c(name), c(storage_root.to_str().unwrap()));
         let options: Vec<CString> = options.iter().map(|o| c(o)).collect();
@@ -267,10 +283,9 @@ impl Subject for C {
     fn exists(&self, id: &str) -> bool {
         unsafe { capi::graphdriver_layer_exists(c(id).as_ptr()) }
     }
-    fn apply(&self, id: &str, archive: &[u8]) -> Outcome<i64> {
-        let mut rest = archive;
-        let context: *mut &[u8] = &raw mut rest;
-        let content = capi::io_read_wrapper { context: context.cast(), read: Some(read_slice), close: None };
+    fn apply_from(&self, id: &str, mut source: &mut dyn Read) -> Outcome<i64> {
+        let context: *mut &mut dyn Read = &raw mut source;
+        let content = capi::io_read_wrapper { context: context.cast(), read: Some(read_source), close: None };
         let mut size = -1;
         zero(unsafe { capi::graphdriver_apply_diff(c(id).as_ptr(), &raw const content, &raw mut size) })
             .inspect_err(|_| assert_eq!(size, -1, "written on failure"))?;

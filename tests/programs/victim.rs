@@ -14,9 +14,12 @@ fn main() {
         let _ = std::fs::remove_dir(format!("/mark-{number}"));
         let words: Vec<&str> = operation.split(' ').collect();
         let id = |word: usize| LayerId::parse(words[word].as_bytes()).unwrap();
+        let parent = || words.get(2).map(|_| id(2));
+        let create = |access| graph.with(|d| d.create(&id(1), parent().as_ref(), access, &mut CreateOptions::default()));
         let outcome = match words[0] {
-            "create_ro" => graph.with(|d| d.create(&id(1), Some(&id(2)), Access::ReadOnly, &mut CreateOptions::default())),
-            "create_rw" => graph.with(|d| d.create(&id(1), Some(&id(2)), Access::ReadWrite, &mut CreateOptions::default())),
+            "create_ro" => create(Access::ReadOnly),
+            "create_rw" => create(Access::ReadWrite),
+            "repair" => graph.with(|d| d.repair_lowers(&id(1), parent().as_ref())),
             "apply" => graph.with(|d| d.apply_diff(&id(1), &mut std::fs::File::open(words[2]).unwrap(), None)),
             "remove" => graph.with(|d| d.remove(&id(1))),
             other => panic!("no operation '{other}'"),

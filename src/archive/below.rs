@@ -1,0 +1,128 @@
+//! What the lower layers have: the look of directories that an archive implies without describing them.
+//!
+//! An archive may state `secret/new` and not `secret`. The directory made for it must look as the one below that it is merged with,
+//! as if the kernel had copied that up, or a private directory would become everybody's. Names of lower layers are an image's word:
+//! no symlink is followed, and a lower that has something else in the place of a directory hides those below it.
+
+use crate::error::Result;
+use crate::error::errno::ENOENT;
+use crate::sys::openat2;
+use crate::sys::xattr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Overlayfs' mark of a directory that hides what is below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// The content directories of the lower layers, the nearest first.
+#[derive(Clone, Debug, Default)]
+pub struct Below {
+    /// What their paths are relative to.
+    base: Option<Arc<OwnedFd>>,
+    layers: Vec<PathBuf>,
+}
+
+impl Below {
+    /// Lower layers by their paths below `base`, the nearest first.
+    #[must_use]
+    pub fn new(base: OwnedFd, layers: Vec<PathBuf>) -> Below {
+        Below { base: Some(Arc::new(base)), layers }
+    }
+}
+
+/// Looks directories up, one after the other.
+#[derive(Default)]
+pub(super) struct Lookup {
+    /// The directory that was looked up last, as names from the root, and which of the layers have it and are not hidden there.
+    at: Vec<Vec<u8>>,
+    have: Option<Vec<usize>>,
+}
+
+impl Lookup {
+    /// The directory that `name` in the directory `parent` is merged with; `None` if the lower layers show none there. `top` is the
+    /// layer that is being unpacked, whose own opaque directories hide as well.
+    pub(super) fn find(
+        &mut self,
+        below: &Below,
+        top: BorrowedFd<'_>,
+        parent: &[Vec<u8>],
+        name: &[u8],
+    ) -> Result<Option<OwnedFd>> {
+        let Some(base) = below.base.as_deref() else { return Ok(None) };
+        if self.have.is_none() || self.at != parent {
+            self.go(below, base, top, parent)?;
+        }
+        let have = self.have.take().unwrap_or_default();
+        let (found, nearest) = below.step(base, &have, parent, name)?;
+        // Implied directories come the one in the other.
+        self.at.push(name.to_vec());
+        self.have = Some(found);
+        Ok(nearest)
+    }
+
+    /// Goes down from the root to a directory of the layer that is being unpacked.
+    fn go(&mut self, below: &Below, base: &OwnedFd, top: BorrowedFd<'_>, path: &[Vec<u8>]) -> Result<()> {
+        let mut have: Vec<usize> = (0..below.layers.len()).collect();
+        for depth in 0..path.len() {
+            if have.is_empty() {
+                break;
+            }
+            let here = openat2::open_no_links(top, &join(&path[..=depth]))?;
+            have = match here.is_some_and(|here| is_opaque(&here)) {
+                true => Vec::new(),
+                false => below.step(base, &have, &path[..depth], &path[depth])?.0,
+            };
+        }
+        (self.at, self.have) = (path.to_vec(), Some(have));
+        Ok(())
+    }
+
+    /// Something was removed or became opaque.
+    pub(super) fn forget(&mut self) {
+        self.have = None;
+    }
+}
+
+impl Below {
+    /// Which of those layers that have the directory `parent` also have `name` in it, as far as they are not hidden, and the
+    /// nearest of these directories.
+    fn step(
+        &self,
+        base: &OwnedFd,
+        have: &[usize],
+        parent: &[Vec<u8>],
+        name: &[u8],
+    ) -> Result<(Vec<usize>, Option<OwnedFd>)> {
+        let mut path = parent.to_vec();
+        path.push(name.to_vec());
+        let (mut found, mut nearest) = (Vec::new(), None);
+        for &layer in have {
+            use std::os::unix::ffi::OsStrExt;
+            let full = [self.layers[layer].as_os_str().as_bytes(), b"/", &join(&path)].concat();
+            match openat2::open_no_links(base.as_fd(), &full) {
+                Ok(Some(dir)) => {
+                    found.push(layer);
+                    let hides = is_opaque(&dir);
+                    nearest.get_or_insert(dir);
+                    if hides {
+                        break;
+                    }
+                }
+                Err(e) if e.errno() == ENOENT => {}
+                // Too long for the kernel, or not readable, is as good as not there; a file or a whiteout hides what is below.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok((found, nearest))
+    }
+}
+
+fn join(path: &[Vec<u8>]) -> Vec<u8> {
+    path.join(&b'/')
+}
+
+/// Overlayfs' value of the mark is `y`; a directory with `x` only may hold whiteouts.
+fn is_opaque(dir: &OwnedFd) -> bool {
+    crate::sys::caps::with(crate::sys::caps::SYS_ADMIN, || xattr::get::<4>(dir, OPAQUE)).is_ok_and(|value| value == b"y")
+}

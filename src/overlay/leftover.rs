@@ -1,0 +1,117 @@
+//! Proving that a layer is a leftover: that whoever made it does not know of it any more, and nobody else could miss it.
+//!
+//! A pull that crashed leaves a layer behind and comes again with the same id: that must not be refused for ever. But a layer that
+//! anybody may still want must not be replaced. So the proof is about what the layer is, and about what was said: a layer of which
+//! this process has told its caller is the caller's.
+
+use super::Shared;
+use super::layout::{DIFF, EMPTY, LOWER, Layer, LinkId, Lowers, MERGED, Unfinished, WORK, each_layer};
+use super::links;
+use crate::driver::Access;
+use crate::error::{Error, Kind, Result};
+use crate::id::LayerId;
+use crate::sys::fs;
+use std::os::fd::OwnedFd;
+
+/// A layer that may be replaced.
+pub(super) struct Leftover {
+    /// Its name in `l/`, where that is known.
+    pub(super) link: Option<LinkId>,
+    /// Why it is one; follows "there is such a layer, but".
+    pub(super) why: &'static str,
+}
+
+impl Shared {
+    /// The layer as a leftover, which is to be held exclusively.
+    ///
+    /// # Errors
+    /// [`Kind::Exists`], with the reason why it is none.
+    pub(super) fn leftover(&self, home: &OwnedFd, layer: &Layer) -> Result<Leftover> {
+        let proven = |why| Ok(Leftover { link: layer.link().ok(), why });
+        let taken = |why: &str| {
+            // Now the caller knows that it is there.
+            self.lease.tell(&layer.id);
+            Err(Error::new(Kind::Exists, format!("the id is taken by a layer that {why}"))
+                .hint("remove it first if it is not wanted any more"))
+        };
+        if layer.is_mounted(&self.home)? {
+            return taken("is mounted");
+        }
+        match layer.unfinished()? {
+            Some(Unfinished::First) => return proven("unpacking into it was interrupted"),
+            Some(Unfinished::Again) => return taken("has content, into which an unpack was interrupted"),
+            None => {}
+        }
+        if self.lease.was_told(&layer.id) {
+            return taken("was made, found or used before");
+        }
+        let children = self.children(home, layer)?;
+        if children.lowers.is_some() {
+            return taken("has layers on top of it");
+        }
+        if let Some(other) = children.unreadable {
+            return taken(&format!("layer '{other}' may be stacked upon, whose list of parents cannot be read"));
+        }
+        if lacks_parts(layer)? && holds_nothing(layer)? {
+            return proven("it was never made whole");
+        }
+        match self.may_be_written(layer)? {
+            true => taken("is read-write"),
+            false => proven("nobody has used it since the start"),
+        }
+    }
+
+    /// Whether containers may have written into the layer. Layers of the C module are not marked; that the kernel has used their
+    /// scratch directory is the best hint there is, and where there is none, nobody knows.
+    fn may_be_written(&self, layer: &Layer) -> Result<bool> {
+        match layer.access()? {
+            Some(access) => Ok(access == Access::ReadWrite),
+            None => Ok(!layer.has_dir(WORK)? || layer.has_dir(&format!("{WORK}/work"))?),
+        }
+    }
+
+    /// Which layers are stacked upon this one, by whichever of its names. A `link` file that was lost does not mean that nobody
+    /// refers to the layer: all its names in `l/` count.
+    pub(super) fn children(&self, home: &OwnedFd, layer: &Layer) -> Result<Children> {
+        let names = links::of(home, layer)?;
+        let mut children = Children::default();
+        each_layer(home, |id, other| {
+            if *id == layer.id {
+                return Ok(());
+            }
+            match other.and_then(|other| other.own_lowers()) {
+                Ok(Some(lowers)) => {
+                    if let Some(at) = lowers.0.iter().position(|link| names.contains(link)) {
+                        children.lowers.get_or_insert_with(|| Lowers(lowers.0[at + 1..].to_vec()));
+                    }
+                }
+                Ok(None) | Err(_) => drop(children.unreadable.get_or_insert_with(|| id.clone())),
+            }
+            Ok(())
+        })?;
+        Ok(children)
+    }
+}
+
+/// What the other layers say about one.
+#[derive(Default)]
+pub(super) struct Children {
+    /// If it has children: its lowers, as one of them has them.
+    pub(super) lowers: Option<Lowers>,
+    /// A layer that may be a child or not: what it is stacked upon cannot be read.
+    pub(super) unreadable: Option<LayerId>,
+}
+
+/// Whether a part is missing that every layer has from the moment it gets its name.
+fn lacks_parts(layer: &Layer) -> Result<bool> {
+    let mut whole = layer.link().is_ok() && (fs::stat_at(layer, LOWER).is_ok() || layer.has_dir(EMPTY)?);
+    for part in [DIFF, WORK, MERGED] {
+        whole = whole && layer.has_dir(part)?;
+    }
+    Ok(!whole)
+}
+
+/// Whether there is no content in it.
+pub(super) fn holds_nothing(layer: &Layer) -> Result<bool> {
+    if layer.has_dir(DIFF)? { fs::is_empty_dir(layer.diff()?) } else { Ok(true) }
+}

@@ -1,0 +1,186 @@
+//! The short names of layers in `l/`, which `lower` files and mount options consist of: finding, restoring and removing them.
+//!
+//! Who writes a layer's name there holds the layer.
+
+use super::Shared;
+use super::layout::{LINKS, Layer, LinkId, each_layer, link_text, owner_of, random_name};
+use crate::error::{Error, Kind, Result};
+use crate::id::LayerId;
+use crate::locks::Mode;
+use crate::log;
+use crate::sys::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+/// A name in `l/` under which a link is made before it gets its own.
+fn is_staging(name: &[u8]) -> bool {
+    name.strip_prefix(b".").is_some_and(|rest| rest.len() == 26 && rest.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// Calls `each` for every link in `l/` that is one, with the layer it is of.
+fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
+    let links = fs::open_dir_at(home, LINKS)?;
+    fs::each_entry(&links, |entry| {
+        let owner = fs::read_link_at(&links, &entry.name).ok().and_then(|text| owner_of(&text));
+        if let (Some(owner), Ok(name)) = (owner, LinkId::parse(entry.name.as_bytes())) {
+            each(name, &owner);
+        }
+        Ok(())
+    })
+}
+
+/// The links with the text of this id's layer.
+pub(super) fn all_to(home: &OwnedFd, id: &LayerId) -> Result<Vec<LinkId>> {
+    let mut found = Vec::new();
+    each_link(home, |name, owner| {
+        if owner == id {
+            found.push(name);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Every name that others may know a layer by: those in `l/`, and the one in its `link` file.
+pub(super) fn of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
+    let mut names = all_to(home, &layer.id)?;
+    names.extend(layer.link());
+    Ok(names)
+}
+
+impl Shared {
+    /// Removes the link of a layer that is gone; where it is not known, all links to that id. One that cannot be removed leads nowhere,
+    /// and is left to the next start.
+    pub(super) fn drop_links(&self, home: &OwnedFd, id: &LayerId, link: Option<&LinkId>) {
+        let stale = match link {
+            Some(link) => vec![link.clone()],
+            None => all_to(home, id).unwrap_or_default(),
+        };
+        for link in &stale {
+            if fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id)) {
+                if let Err(e) = fs::remove_file_at(home, link.path()) {
+                    log::warn!("the link of layer '{id}', which is gone, stays until the next start: {e}");
+                }
+            }
+        }
+    }
+
+    /// Makes the names in `l/` of all layers that lack theirs, but for the one that is held already; returns how many.
+    pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<usize> {
+        let mut missing = Vec::new();
+        each_layer(home, |id, layer| {
+            let leads = |link: &LinkId| fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
+            if layer.and_then(|layer| layer.link()).is_ok_and(|link| !leads(&link)) {
+                missing.push(id.clone());
+            }
+            Ok(())
+        })?;
+        let mut restored = 0;
+        for id in missing.iter().filter(|id| Some(*id) != held) {
+            // Shared is enough against those who remove it or change its link; several who restore it make the same. A layer that is
+            // held exclusively has its link, or is about to lose it.
+            let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Shared)]) else { continue };
+            let Some(layer) = Layer::find(home, id)? else { continue };
+            // One damaged layer must not keep the others from being mended.
+            match layer.link().and_then(|link| restore(home, &link, id)) {
+                Ok(done) => restored += usize::from(done),
+                Err(e) => log::warn!("the link of layer '{id}' cannot be restored: {e}"),
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Removes links that a crash left while they were made: nobody makes any now who does not hold their layer.
+    fn sweep_staging(&self, home: &OwnedFd) -> Result<()> {
+        let links = fs::open_dir_at(home, LINKS)?;
+        let mut names = Vec::new();
+        fs::each_entry(&links, |entry| {
+            if is_staging(entry.name.as_bytes()) {
+                names.push(entry.name);
+            }
+            Ok(())
+        })?;
+        for name in names {
+            let owner = fs::read_link_at(&links, &name).ok().and_then(|text| owner_of(&text));
+            let held = owner.as_ref().and_then(|id| self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]));
+            if held.is_some() {
+                fs::remove_file_at(&links, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes links to layers that are no more, and second names that no layer refers to. Whether all could be looked at.
+    pub(super) fn sweep_links(&self, home: &OwnedFd) -> Result<bool> {
+        self.sweep_staging(home)?;
+        let mut stale = Vec::new();
+        each_link(home, |name, owner| {
+            let known = Layer::open(home, owner).and_then(|layer| layer.link());
+            match known {
+                Ok(own) if own == name => {}
+                Ok(_) => stale.push((name, owner.clone())),
+                // A layer that has lost its own note of the name is mended by it.
+                Err(e) if e.kind() == Kind::NotFound => stale.push((name, owner.clone())),
+                Err(_) => {}
+            }
+        })?;
+        let mut all = true;
+        for (name, owner) in stale {
+            all &= self.sweep_link(home, &name, &owner).unwrap_or_else(|e| {
+                log::warn!("the link '{}' to '{owner}', left by a crash, stays: {e}", name.as_str());
+                false
+            });
+        }
+        Ok(all)
+    }
+
+    /// Removes one link that nobody needs; false if that could not be looked at.
+    fn sweep_link(&self, home: &OwnedFd, name: &LinkId, owner: &LayerId) -> Result<bool> {
+        let Some(_held) = self.locks.try_hold(&[(owner.as_str(), Mode::Exclusive)]) else { return Ok(false) };
+        let unused = match Layer::find(home, owner)? {
+            None => true,
+            Some(layer) => layer.link().is_ok_and(|own| own != *name) && !self.is_referred_to(home, name)?,
+        };
+        if unused {
+            log::info!("removed the link '{}' to '{owner}', left by a crash", name.as_str());
+            fs::remove_file_at(home, name.path())?;
+        }
+        Ok(true)
+    }
+
+    /// Whether any layer is stacked upon the one with this link, or may be: the list of one cannot be read.
+    pub(super) fn is_referred_to(&self, home: &OwnedFd, name: &LinkId) -> Result<bool> {
+        let mut found = false;
+        each_layer(home, |_, layer| {
+            found |= match layer.and_then(|layer| layer.own_lowers()) {
+                Ok(Some(lowers)) => lowers.0.contains(name),
+                Ok(None) | Err(_) => true,
+            };
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+/// Makes a layer's name in `l/` lead to it; true if it did not before.
+pub(super) fn restore(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
+    let text = link_text(id);
+    match fs::read_link_at(home, link.path()) {
+        Ok(found) if found == text => return Ok(false),
+        // A name that leads to another layer which claims it as well must not be taken from it.
+        Ok(found) if leads_to_owner(home, &found, link) => {
+            let what = format!("the link '{}' of layer '{id}' is another layer's", link.as_str());
+            return Err(Error::new(Kind::Corrupt, what).hint("remove the layer and make it anew"));
+        }
+        _ => {}
+    }
+    let staging = format!("{LINKS}/.{}", random_name()?);
+    fs::symlink_at(text, home, &staging)?;
+    fs::rename_at(home, &staging, home, link.path())?;
+    Ok(true)
+}
+
+/// Whether the layer that a link's text names says that the link is its own.
+fn leads_to_owner(home: &OwnedFd, text: &std::ffi::OsStr, link: &LinkId) -> bool {
+    let owner = owner_of(text).and_then(|id| Layer::open(home, &id).ok());
+    owner.is_some_and(|layer| layer.link().is_ok_and(|own| own == *link))
+}
