@@ -24,7 +24,7 @@ const CALLS: [(&str, libc::c_long, i32); 16] = [
     ("listxattr", libc::SYS_listxattr, libc::EIO),
     ("lseek", libc::SYS_lseek, libc::EIO),
     ("clone3", libc::SYS_clone3, libc::EAGAIN),
-    ("rt_sigprocmask", libc::SYS_rt_sigprocmask, libc::EINVAL),
+    ("rt_sigprocmask", libc::SYS_rt_sigprocmask, libc::EIO),
     ("fsopen", libc::SYS_fsopen, libc::ENOMEM),
     ("open_tree", libc::SYS_open_tree, libc::EMFILE),
     ("mount_setattr", libc::SYS_mount_setattr, libc::EPERM),

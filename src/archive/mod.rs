@@ -91,6 +91,8 @@ pub struct Outcome {
     /// The layer hides everything below it. Overlay's kernel code does not look for the mark on a layer's root, so the driver
     /// has to leave the lower layers out.
     pub root_opaque: bool,
+    /// An entry says what the layer's root is to be like.
+    pub root_described: bool,
     /// Entries of the archive, extension records not counted.
     pub entries: u64,
     /// Bytes that were read.
@@ -232,7 +234,8 @@ fn place_entries<S: BufRead>(
         done.map_err(blame).context(|| unpacking(&entry.path))?;
         entries.store(reader.count(), Ordering::Relaxed);
     }
-    let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count(), ..Outcome::default() };
+    let (root_opaque, root_described) = (placer.root_opaque, placer.root_described);
+    let outcome = Outcome { root_opaque, root_described, entries: reader.count(), ..Outcome::default() };
     placer.finish()?;
     Ok(outcome)
 }

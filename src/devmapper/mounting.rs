@@ -14,6 +14,7 @@ use crate::locks::Mode;
 use crate::mounts::{self, Words};
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
+use crate::sys::place::{self, Time};
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -179,8 +180,13 @@ fn unpack(request: Unpack<'_>, root: &OwnedFd, nowhere: &OwnedFd, configured: &s
         cancel: request.cancel,
         digests: request.digests,
     };
+    let was_empty = fs::is_empty_dir(root)?;
     let (content, progress) = (request.content, request.progress);
     let outcome = archive::unpack_showing(content, root.as_fd(), nowhere.as_fd(), &options, &|| Ok(()), progress)?;
+    if was_empty && !outcome.root_described {
+        // Not the time when it was made: the same archive is to make the same layer.
+        place::set_times(root, Time::KEEP, Time::default())?;
+    }
     if let Some(size) = request.size {
         *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
     }

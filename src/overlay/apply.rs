@@ -44,12 +44,7 @@ impl Shared {
         let is_changed = AtomicBool::new(false);
         let mark = || {
             is_changed.store(true, Ordering::SeqCst);
-            layer.set_unfinished(kind)?;
-            match kind {
-                // A root that the archive does not describe is not to tell when it was unpacked.
-                Unfinished::First => place::set_times(&diff, Time::KEEP, Time::default()),
-                Unfinished::Again => Ok(()),
-            }
+            layer.set_unfinished(kind)
         };
         let unpacked = undo::all_or_nothing(|undo| {
             undo.with(|| match (is_changed.load(Ordering::SeqCst), kind) {
@@ -58,6 +53,10 @@ impl Shared {
             });
             let outcome =
                 archive::unpack_showing(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark, request.progress)?;
+            if kind == Unfinished::First && !outcome.root_described && is_changed.load(Ordering::SeqCst) {
+                // Not the time when it was made: the same archive is to make the same layer.
+                place::set_times(&diff, Time::KEEP, Time::default())?;
+            }
             if outcome.root_opaque {
                 self.cut_off(&layer, undo)?;
             }
