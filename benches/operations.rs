@@ -65,6 +65,7 @@ fn main() {
         measure(sync);
     }
     start_with_many_layers();
+    start_with_much_to_delete();
 }
 
 /// Start with 10,000 layers: it must not walk their content.
@@ -83,4 +84,40 @@ fn start_with_many_layers() {
         subject.cleanup().unwrap();
     }
     println!("init with {LAYERS} layers: {:.1} µs, {:.2} µs per layer", median(times.clone()), median(times) / 10_000.0);
+}
+
+/// Start, and clean-up, while half a million files are left to delete: neither must wait for them.
+fn start_with_much_to_delete() {
+    const FILES: usize = 500_000;
+    let store = Store::with("mkfs.ext4", &["-q", "-F", "-N", "600000"], "loop");
+    let subject = Rust::default();
+    let init = || subject.init("overlay2", &store.root(), &["overlay2.sync=none"]);
+    init().unwrap();
+    subject.create_ro("layer", None).unwrap();
+    subject.cleanup().unwrap();
+    let starts = |rounds| {
+        let (mut start, mut end) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            timed(&mut start, init);
+            timed(&mut end, || subject.cleanup());
+        }
+        [median(start), median(end)]
+    };
+    let [start, end] = starts(30);
+    println!("init with nothing to delete: {start:.1} µs, cleanup {end:.1} µs");
+    let trash = store.root().join("overlay2/.trash-0123456789abcdef0123456789");
+    for dir in 0..FILES / 1000 {
+        let dir = trash.join(format!("diff/{dir}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        (0..1000).for_each(|file| drop(std::fs::File::create(dir.join(file.to_string())).unwrap()));
+    }
+    let [start, end] = starts(30);
+    println!("init with {FILES} files to delete: {start:.1} µs, cleanup {end:.1} µs; left: {}", trash.exists());
+    init().unwrap();
+    let begun = Instant::now();
+    while trash.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    println!("after one more start the rest was gone in {:.1} s", begun.elapsed().as_secs_f64());
+    subject.cleanup().unwrap();
 }

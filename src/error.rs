@@ -34,6 +34,7 @@ pub mod errno {
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const EDQUOT: i32 = 122;
     pub const ECANCELED: i32 = 125;
 }
 
@@ -153,11 +154,21 @@ impl Error {
         self
     }
 
-    /// Says what the caller can do about it, behind the cause.
+    /// Says what the caller can do about it, behind the cause, and behind advice that was given before.
     #[must_use]
     pub fn hint(mut self, advice: impl Into<String>) -> Error {
-        self.0.hint = Some(advice.into());
+        let advice = advice.into();
+        self.0.hint = Some(match self.0.hint.take() {
+            Some(before) => format!("{before}; {advice}"),
+            None => advice,
+        });
         self
+    }
+
+    /// Whether it says already what can be done.
+    #[must_use]
+    pub fn has_hint(&self) -> bool {
+        self.0.hint.is_some()
     }
 
     /// Attaches the exact sentence that the user of the daemon is to read; it becomes [`Error::message`].
@@ -255,6 +266,8 @@ mod tests {
             "mount layer x: mount overlay on 'x/merged': Operation not permitted (os error 1) (run as root)"
         );
         assert_eq!((e.kind(), e.errno()), (Kind::System, 1));
+        let e = Error::new(Kind::NoSpace, "full").hint("make room").hint("try again");
+        assert_eq!(e.to_string(), "full (make room; try again)");
     }
 
     #[test]

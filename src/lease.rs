@@ -4,9 +4,11 @@
 //! ends with the last owner, and with the process however that ends. What this process has told its caller about layers is kept with
 //! it, and outlives it: "there is such a layer" stays said when the driver is cleaned up and initialised again.
 
+use crate::error::errno::EROFS;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::lock;
+use crate::log;
 use crate::sys::fs::{self, Stat};
 use crate::sys::process::{lock_exclusive, lock_holder, unlock};
 use crate::sys::xattr;
@@ -43,7 +45,11 @@ impl Lease {
         let what = || format!("home '{}'", fs::shown(home));
         let is_new = make(home).context(what)?;
         let dir = fs::open_dir(home).context(what)?;
-        keep_to_root(&dir, is_new).context(what)?;
+        match keep_to_root(&dir, is_new) {
+            // As it is, it can be read.
+            Err(e) if e.errno() == EROFS => log::warn!("{}: {e}", what()),
+            outcome => outcome.context(what)?,
+        }
         let key = key(&fs::stat_fd(&dir)?);
         if !lock_exclusive(&dir).context(what)? {
             let holder =

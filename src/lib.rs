@@ -30,6 +30,7 @@ pub mod mounts;
 pub mod options;
 pub mod overlay;
 pub mod quota;
+mod room;
 mod sys;
 pub mod tree;
 pub mod undo;

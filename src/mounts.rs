@@ -1,6 +1,7 @@
 //! Mount option words, and what is mounted where.
 
-use crate::error::Result;
+use crate::error::errno::ENOSPC;
+use crate::error::{Error, Result};
 use crate::sys::mount::{self, Flags};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -143,9 +144,28 @@ fn self_bind(table: &[u8], path: &Path) -> Option<u64> {
     (on.device == above.device && on.root == above.root.join(below)).then_some(on.number)
 }
 
-/// How many mounts the calling thread's namespace has, and how many it may have (`fs.mount-max`, `proc(5)`), where that can be told.
+/// Says in the error of `mount(2)` that it was the mount table which had no room, where that is so: the kernel says `ENOSPC` of it
+/// as of a disk. Not all mounts that count are shown to a process that was moved into another root.
 #[must_use]
-pub fn count() -> Option<(usize, usize)> {
+pub fn explained(error: Error) -> Error {
+    match count().filter(|_| error.errno() == ENOSPC) {
+        Some((number, most)) if number + most / 10 >= most => table_full(error),
+        _ => error,
+    }
+}
+
+/// The same of a call for which `ENOSPC` has no other meaning: `move_mount(2)`, a bind mount.
+#[must_use]
+pub fn table_full(error: Error) -> Error {
+    if error.errno() != ENOSPC {
+        return error;
+    }
+    let most = count().map_or_else(String::new, |(number, most)| format!(" ({number} mounts, and fs.mount-max is {most})"));
+    error.hint(format!("the mount table is full{most}, not the disk; unmount what is not needed, or raise fs.mount-max"))
+}
+
+/// How many mounts the calling thread's namespace has, and how many it may have (`fs.mount-max`, `proc(5)`), where that can be told.
+fn count() -> Option<(usize, usize)> {
     let most = std::fs::read_to_string("/proc/sys/fs/mount-max").ok()?.trim().parse().ok()?;
     Some((mounted(&mount::table().ok()?).count(), most))
 }

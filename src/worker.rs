@@ -123,8 +123,8 @@ fn run(signal: &(Mutex<State>, Condvar), chores: &dyn Chores) {
             return;
         }
         state.nudged = false;
-        let idle = |state: &mut State| !state.stop && !state.news && !(state.nudged && ended.elapsed() >= SHORTEST);
-        while idle(&mut state) && ended.elapsed() < pause {
+        let goes_on = |state: &State| state.stop || state.news || (state.nudged && ended.elapsed() >= SHORTEST);
+        while !goes_on(&state) && ended.elapsed() < pause {
             let rest = if state.nudged { SHORTEST } else { pause }.saturating_sub(ended.elapsed());
             state = signal.1.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
         }

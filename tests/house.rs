@@ -22,22 +22,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("worker", &["locks", "sys"]),
     ("lease", &["id", "locks", "sys"]),
     ("tree", &["sys"]),
+    ("room", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree", "cancel", "digest", "locks"]),
+    ("archive", &["sys", "tree", "cancel", "room", "digest", "locks"]),
     ("export", &["sys", "archive", "driver", "digest"]),
     (
         "overlay",
         &[
-            "archive", "export", "backing", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id",
-            "driver", "sys",
+            "archive", "export", "backing", "room", "lease", "locks", "undo", "worker", "quota", "tree", "mounts",
+            "options", "id", "driver", "sys",
         ],
     ),
     (
         "devmapper",
         &[
-            "archive", "export", "backing", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver",
-            "sys",
+            "archive", "export", "backing", "room", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id",
+            "driver", "sys",
         ],
     ),
     ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),

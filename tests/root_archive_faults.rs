@@ -76,6 +76,7 @@ const FAULTS: &[Fault] = &[
 /// Calls whose failure loses nothing of the layer, or which cannot fail: `close` (nothing is written back by it on a local
 /// file system, and `syncfs` reports what is), the umask, the ids that files are made with (which are looked at again, and what a
 /// file got is too), and what the thread library does for itself.
+/// `lseek` is made in deep trees only, and has a test of its own.
 const HARMLESS: &[&str] = &[
     "close",
     "umask",
@@ -272,6 +273,56 @@ fn answer(listener: &OwnedFd, fail: usize) -> (usize, Option<&'static Fault>) {
     }
 }
 
+/// Does something while call number `fail` fails. Returns also how many calls there were, and what failed.
+fn failing_once<T: Send>(fail: usize, job: impl FnOnce() -> T + Send) -> (T, usize, Option<&'static Fault>) {
+    std::thread::scope(|scope| {
+        let (send, listener) = std::sync::mpsc::channel();
+        let run = scope.spawn(move || {
+            send.send(listen()).unwrap();
+            job()
+        });
+        let (calls, failed) = answer(&listener.recv().unwrap(), fail);
+        (run.join().unwrap(), calls, failed)
+    })
+}
+
+/// Whatever call fails once: a deletion goes past it, leaves no more than what it failed at, and can be done again.
+#[test]
+fn a_deletion_goes_past_every_single_failing_call() {
+    let scratch = Scratch::new("deletion");
+    let (dir, name) = (std::fs::File::open(&scratch.0).unwrap(), std::ffi::OsStr::new("top"));
+    let left =
+        || Command::new("find").arg(scratch.0.join("top")).output().unwrap().stdout.split(|b| *b == b'\n').count() - 1;
+    let mut errors = BTreeSet::new();
+    for fail in 0.. {
+        for below in ["a/x/y", "a/z", "b"] {
+            std::fs::create_dir_all(scratch.0.join("top").join(below)).unwrap();
+            for n in ["1", "2"] {
+                std::fs::write(scratch.0.join("top").join(below).join(n), "").unwrap();
+            }
+        }
+        let (outcome, _, failed) = failing_once(fail, || graphdriver::tree::remove(dir.as_fd(), name));
+        match (outcome, failed) {
+            (Ok(()), failed) => {
+                assert_eq!(left(), 0, "{:?}", failed.map(|fault| fault.name));
+                if failed.is_none() {
+                    break;
+                }
+            }
+            (Err(e), Some(fault)) => {
+                assert_eq!(e.errno(), i32::from(fault.errno), "{e}");
+                // One name and the way to it; a directory that cannot be read keeps its content.
+                assert!(left() <= 5 || fault.name != "unlinkat", "{e}: {}", left());
+                assert!(left() > 0, "{e}");
+                errors.insert(fault.name);
+                graphdriver::tree::remove(dir.as_fd(), name).unwrap();
+            }
+            (Err(e), None) => panic!("nothing failed, and yet {e:?}"),
+        }
+    }
+    assert!(["unlinkat", "openat2", "getdents64"].iter().all(|name| errors.contains(name)), "{errors:?}");
+}
+
 /// A kind of call that fails always hides all but the first place that makes it: here each single call fails once.
 #[test]
 fn every_single_failing_call_is_an_error_or_changes_nothing() {
@@ -284,17 +335,11 @@ fn every_single_failing_call_is_an_error_or_changes_nothing() {
             let target = target(&scratch, "t");
             let mut how = options(form);
             how.sync = true;
-            let (outcome, (calls, failed)) = std::thread::scope(|scope| {
-                let (send, listener) = std::sync::mpsc::channel();
-                let (archive, how, target) = (&archive, &how, &target);
-                let run = scope.spawn(move || {
-                    let (opened, nowhere) = (std::fs::File::open(target).unwrap(), archive_support::nowhere());
-                    send.send(listen()).unwrap();
-                    let (opened, nowhere) = (opened.as_fd(), nowhere.as_fd());
-                    graphdriver::archive::unpack(&mut archive.as_slice(), opened, nowhere, how, &|| Ok(())).map(drop)
-                });
-                let answered = answer(&listener.recv().unwrap(), fail);
-                (run.join().unwrap(), answered)
+            let opened = std::fs::File::open(&target).unwrap();
+            let nowhere = archive_support::nowhere();
+            let (outcome, calls, failed) = failing_once(fail, || {
+                let (opened, nowhere) = (opened.as_fd(), nowhere.as_fd());
+                graphdriver::archive::unpack(&mut archive.as_slice(), opened, nowhere, &how, &|| Ok(())).map(drop)
             });
             let what = |failed: &Fault| format!("{form:?}, call {fail} of {calls}: {}", failed.name);
             match (outcome, failed) {
@@ -344,6 +389,21 @@ fn a_kernel_without_openat2_or_fchmodat2_gives_the_same_layer() {
         for (other, right) in results[1..].iter().zip([&results[0], &results[0], &without_setuid, &without_setuid]) {
             assert!(right == other, "{right}\n---\n{other}");
         }
+    }
+}
+
+/// A walk that cannot find its place again has not deleted everything.
+#[test]
+fn a_place_that_is_lost_in_a_deep_tree_is_an_error() {
+    let scratch = Scratch::new("place");
+    let archive = tar(&[file(".wh.deep", "")]);
+    let lost = fault("lseek", libc::SYS_lseek, libc::EIO);
+    let deep = scratch.0.join("deep");
+    for fault in [Some(&lost), None] {
+        std::fs::create_dir_all(deep.join(["d"; 40].join("/"))).unwrap();
+        let outcome = run_on(&archive, Whiteouts::Delete, &scratch.0, fault);
+        assert_eq!(outcome.map_err(|e| e.errno()), fault.map_or(Ok(()), |_| Err(libc::EIO)));
+        assert_eq!(deep.exists(), fault.is_some());
     }
 }
 

@@ -297,8 +297,7 @@ fn the_source_is_read_to_its_end() {
         let mut archive = compressed(program, &plain);
         archive.extend(&behind);
         let mut source = Source { left: &archive, asked_again: 0, interrupted: false };
-        let options = options(Whiteouts::Overlay);
-        graphdriver::archive::unpack(&mut source, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
+        archive_support::unpack_from(&mut source, target.as_fd(), &options(Whiteouts::Overlay)).unwrap();
         assert!(source.left.is_empty() && source.asked_again == 1, "{program}: {} bytes left", source.left.len());
     }
 }

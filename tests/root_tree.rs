@@ -5,7 +5,7 @@
 mod archive_support;
 mod common;
 
-use archive_support::{file, options, tar, unpack_with};
+use archive_support::{file, options, symlink, tar, unpack_with};
 use common::Store;
 use graphdriver::archive::Whiteouts;
 use graphdriver::error::Kind;
@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,7 +59,7 @@ fn fill(dir: &Path, depth: u64, dice: &mut Dice, linked: &Path) {
         let path = dir.join(format!("{n}-{}", "name".repeat(usize::try_from(dice.throw(30)).unwrap())));
         match dice.throw(5) {
             0 => fs::create_dir(path).unwrap(),
-            1 => symlink("/etc", path).unwrap(),
+            1 => std::os::unix::fs::symlink("/etc", path).unwrap(),
             2 => fs::hard_link(linked, path).unwrap(),
             _ => fs::write(path, vec![0; usize::try_from(dice.throw(9000)).unwrap()]).unwrap(),
         }
@@ -212,15 +212,55 @@ fn a_deletion_goes_past_what_it_cannot_delete_and_says_what_is_left() {
     assert_eq!(listed(&root.join("elsewhere")), ["kept"]);
 }
 
-#[test]
-fn a_mount_on_the_tree_itself_is_not_entered() {
+/// Mounts of the same filesystem, which have its device number, on the tree and in it.
+fn mounts_are_not_entered() {
     let store = Store::new();
-    let root = store.root();
+    let (root, none) = (store.root(), None::<&str>);
     fs::create_dir_all(root.join("top")).unwrap();
+    fs::create_dir_all(root.join("around/inner")).unwrap();
     fs::create_dir_all(root.join("elsewhere/kept")).unwrap();
-    mount(Some(&root.join("elsewhere")), &root.join("top"), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    assert_eq!(tree::remove(open(&root).as_fd(), OsStr::new("top")).unwrap_err().kind(), Kind::Busy);
+    for at in ["top", "around/inner"] {
+        mount(Some(&root.join("elsewhere")), &root.join(at), none, MsFlags::MS_BIND, none).unwrap();
+    }
+    for name in ["top", "around"] {
+        assert_eq!(tree::remove(open(&root).as_fd(), OsStr::new(name)).unwrap_err().kind(), Kind::Busy);
+    }
+    assert_eq!(tree::usage(open(&root.join("around")).as_fd()).unwrap().inodes, 1);
     assert!(root.join("elsewhere/kept").exists());
+}
+
+#[test]
+fn a_mount_is_not_entered() {
+    mounts_are_not_entered();
+}
+
+#[test]
+fn a_mount_is_not_entered_before_linux_5_6_either() {
+    std::thread::scope(|scope| {
+        let old = scope.spawn(|| {
+            common::own_namespace();
+            common::old_kernel::without(&[libc::SYS_openat2]);
+            mounts_are_not_entered();
+        });
+        old.join().unwrap();
+    });
+}
+
+/// What is mounted in a layer is somebody else's, whatever path leads there.
+#[test]
+fn an_unpack_enters_no_mount() {
+    let store = Store::new();
+    let (root, none) = (store.root(), None::<&str>);
+    fs::create_dir_all(root.join("layer/d/mounted")).unwrap();
+    fs::create_dir(root.join("elsewhere")).unwrap();
+    mount(Some(&root.join("elsewhere")), &root.join("layer/d/mounted"), none, MsFlags::MS_BIND, none).unwrap();
+    for way in ["d/mounted/f", "link/f", "link/made/f", "up/mounted/f"] {
+        let links = [symlink("link", "d/mounted"), symlink("up", "d")];
+        let layer = tar(&[&links[..], &[file(way, "x")]].concat());
+        let error = unpack_with(&layer, &root.join("layer"), &options(Whiteouts::Overlay)).unwrap_err();
+        assert_eq!(error.errno(), libc::EXDEV, "{way}: {error}");
+    }
+    assert_eq!(fs::read_dir(root.join("elsewhere")).unwrap().count(), 0);
 }
 
 #[test]

@@ -37,6 +37,7 @@ use crate::cancel::{Cancel, Until};
 use crate::digest::Digest;
 use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
+use crate::room;
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
 use account::Accounted;
@@ -160,7 +161,7 @@ pub fn unpack_showing(
     });
     losses.log();
     // Whatever stopped it first, if only a source that its owner closed: this is why.
-    let mut outcome = outcome.or_else(|e| options.cancel.check().and(Err(e)))?;
+    let mut outcome = outcome.or_else(|e| options.cancel.check().and(Err(room::explain(e, target))))?;
     outcome.bytes = source.bytes;
     if let Some(read) = source.digest() {
         let archive = taken.finish().unwrap_or(read);
@@ -168,7 +169,8 @@ pub fn unpack_showing(
         outcome.digests = Some((read, archive));
     }
     if options.sync {
-        fs::syncfs(target).context(|| "write the unpacked layer to disk")?;
+        let written = fs::syncfs(target).map_err(|e| room::explain(e, target));
+        written.context(|| "write the unpacked layer to disk")?;
     }
     Ok(outcome)
 }

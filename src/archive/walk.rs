@@ -6,9 +6,10 @@
 //! again from the root. Nothing outside the root can be reached, whoever moves what meanwhile.
 
 use super::limits::{FREE_NAMES, Limits};
-use crate::error::errno::{ELOOP, ENOENT, ENOTDIR, EXDEV};
+use crate::error::errno::{ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, FileKind, Stat, shown};
+use crate::sys::subdir;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -106,7 +107,7 @@ fn climb(root: BorrowedFd<'_>, here: &OwnedFd, device: u64, root_inode: u64, rea
     }
     let mut here = fs::open_dir_at(root, ".")?;
     for (name, _) in real {
-        here = fs::open_dir_at(&here, OsStr::from_bytes(name))?;
+        here = subdir::open_same_mount(&here, OsStr::from_bytes(name))?;
     }
     Ok(here)
 }
@@ -137,14 +138,10 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], mut make: Option<Make<'_>>, steps:
             }
             _ => {}
         }
-        match fs::open_dir_at(&here, OsStr::from_bytes(&name)) {
+        match subdir::open_same_mount(&here, OsStr::from_bytes(&name)) {
             Ok(dir) => {
-                let stat = fs::stat_fd(&dir)?;
-                if stat.device != device {
-                    return Err(failed(path, EXDEV));
-                }
+                real.push((name, fs::stat_fd(&dir)?.inode));
                 here = dir;
-                real.push((name, stat.inode));
             }
             Err(e) if e.errno() == ENOENT => {
                 if !ask(&here, &name, &real, None)? {

@@ -41,6 +41,7 @@ fn mount_node(node: &Path, filesystem: Filesystem, target: &Path, words: &Words)
     let mut data: Vec<OsString> = words.data.clone();
     data.extend(filesystem.mount_option().filter(|option| !words.data.iter().any(|word| word == option)).map(Into::into));
     mount::mount(node.as_os_str(), target, filesystem.name(), words.flags, &data.join(OsStr::new(",")))
+        .map_err(mounts::explained)
 }
 
 /// Grows the filesystem of an inactive device to the device's recorded size, through a mount on `target` meanwhile.

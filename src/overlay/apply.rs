@@ -7,6 +7,7 @@ use crate::driver::Unpack;
 use crate::error::Result;
 use crate::id::LayerId;
 use crate::locks::Mode;
+use crate::room;
 use crate::sys::fs::{self, Stat};
 use crate::sys::place::{self, Time};
 use crate::tree;
@@ -40,7 +41,7 @@ impl Shared {
             cancel: request.cancel,
             digests: request.digests,
         };
-        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name())?;
+        let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name()).map_err(|e| room::explain(e, home.as_fd()))?;
         let is_changed = AtomicBool::new(false);
         let mark = || {
             is_changed.store(true, Ordering::SeqCst);

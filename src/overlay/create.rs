@@ -11,6 +11,7 @@ use crate::id::LayerId;
 use crate::locks::{Held, Mode};
 use crate::log;
 use crate::quota::{self, Limits};
+use crate::room;
 use crate::sys::{fs, rename};
 use crate::undo::{self, Undo};
 use std::ffi::OsStr;
@@ -63,8 +64,10 @@ impl Shared {
         let stage = self.temporary(STAGE)?;
         undo::all_or_nothing(|undo| {
             let link = before.link(&home, id);
-            let link = self.build(&home, &stage, id, &Plan { lowers, access, limits, link }, undo)?;
-            self.publish(&home, &stage, id, &before, undo)?;
+            let plan = Plan { lowers, access, limits, link };
+            let explained = |e| room::explain(e, home.as_fd());
+            let link = self.build(&home, &stage, id, &plan, undo).map_err(explained)?;
+            self.publish(&home, &stage, id, &before, undo).map_err(explained)?;
             self.flush(&home)?;
             log::info!("made layer '{id}', named '{}'", link.as_str());
             Ok(())
@@ -129,7 +132,7 @@ impl Shared {
         let link = match &plan.link {
             Some(link) => link.clone(),
             None => {
-                let link = new_link(home, id)?;
+                let link = self.new_link(home, id)?;
                 let path = link.path();
                 undo.with(move || fs::remove_file_at(home, path));
                 link
@@ -137,6 +140,18 @@ impl Shared {
         };
         self.fill(&dir, &link, plan)?;
         Ok(link)
+    }
+
+    /// A link of a random name in `l/`. There was no room for that directory if it is missing.
+    pub(super) fn new_link(&self, home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
+        loop {
+            let link = LinkId::random()?;
+            match fs::symlink_at(link_text(id), home, link.path()) {
+                Err(e) if e.kind() == Kind::Exists => {} // as likely as guessing a key; draw again
+                Err(e) if fs::is_absent(&e) => super::home::make_links(home, &self.options)?,
+                made => return made.map(|()| link),
+            }
+        }
     }
 
     /// Gives the layer its name. What had it before gets the temporary one, in the same step where the filesystem can do that: a
@@ -235,17 +250,6 @@ impl Shared {
         match &self.options.remap {
             Some(remap) => fs::chown_at(dir, name, remap.uid, remap.gid),
             None => Ok(()),
-        }
-    }
-}
-
-/// A link of a random name in `l/`.
-pub(super) fn new_link(home: &OwnedFd, id: &LayerId) -> Result<LinkId> {
-    loop {
-        let link = LinkId::random()?;
-        match fs::symlink_at(link_text(id), home, link.path()) {
-            Err(e) if e.kind() == Kind::Exists => {} // as likely as guessing a key; draw again
-            made => return made.map(|()| link),
         }
     }
 }

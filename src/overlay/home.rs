@@ -40,8 +40,11 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
     let backing_fs = backing::filesystem_name(fs::filesystem_magic(parent)?);
     let home = Home { path: path.to_owned(), real };
     let dir = home.open()?;
-    let read_only = fs::room(&dir)?.read_only;
-    make_links(&dir, options)?;
+    let read_only = fs::is_read_only(&dir)?;
+    match make_links(&dir, options) {
+        Err(e) if is_without_room(&e) => log::warn!("'{LINKS}' waits for the first layer that is made: {e}"),
+        outcome => outcome?,
+    }
     check_marks(&dir)?;
     let quota = find_quota(&dir, &home.real, options, &backing_fs)?;
     if let Ok(quota) = &quota {
@@ -81,8 +84,13 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(path).map_err(|e| failed("resolve the path", &e))
 }
 
+/// No room, or not to be written: nothing can be made then, but what is there can be used and deleted.
+pub(super) fn is_without_room(error: &Error) -> bool {
+    error.kind() == Kind::NoSpace || error.errno() == EROFS
+}
+
 /// Makes `l/`, and gives it and home the owner and mode that they are to have.
-fn make_links(home: &OwnedFd, options: &Options) -> Result<()> {
+pub(super) fn make_links(home: &OwnedFd, options: &Options) -> Result<()> {
     let links = match fs::stat_at(home, LINKS) {
         Err(e) if fs::is_absent(&e) => {
             fs::make_dir_at(home, LINKS, 0o700)?;
@@ -117,8 +125,7 @@ fn check_marks(home: &OwnedFd) -> Result<()> {
             Err(e.hint("run as root of the initial user namespace, with CAP_SYS_ADMIN"))
         }
         Err(e) if xattr::is_absent(&e) => Err(e.hint("the filesystem has no 'trusted' attributes; use ext4 or XFS")),
-        // No room, or not to be written: nothing can be made then, but what is there can be used and deleted.
-        Err(e) if e.kind() == Kind::NoSpace || e.errno() == EROFS => Ok(()),
+        Err(e) if is_without_room(&e) => Ok(()),
         outcome => outcome,
     }
 }
@@ -140,7 +147,7 @@ fn make_private(path: &Path) -> Result<Option<u64>> {
                 );
                 return Ok(None);
             }
-            mount::mount(path.as_os_str(), path, "", Flags::MS_BIND, nothing)?;
+            mount::mount(path.as_os_str(), path, "", Flags::MS_BIND, nothing).map_err(mounts::table_full)?;
             undo.with(|| mount::umount_detach(path).map(drop));
         }
         mount::mount(nothing, path, "", Flags::MS_PRIVATE, nothing)?;

@@ -19,7 +19,10 @@ fn is_staging(name: &[u8]) -> bool {
 
 /// Calls `each` for every link in `l/` that is one, with the layer it is of.
 fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
-    let links = fs::open_dir_at(home, LINKS)?;
+    let links = match fs::open_dir_at(home, LINKS) {
+        Err(e) if fs::is_absent(&e) => return Ok(()), // there was no room for it
+        opened => opened?,
+    };
     fs::each_entry(&links, |entry| {
         let owner = fs::read_link_at(&links, &entry.name).ok().and_then(|text| owner_of(&text));
         if let (Some(owner), Ok(name)) = (owner, LinkId::parse(entry.name.as_bytes())) {

@@ -27,6 +27,7 @@ use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
 use crate::locks::Locks;
+use crate::log;
 use crate::quota::Control;
 use crate::worker::Worker;
 pub use home::check_home;
@@ -185,6 +186,9 @@ impl Driver for Overlay {
 
     fn cleanup(&self) -> Result<()> {
         self.worker.stop();
+        if let Err(e) = self.shared.settle_volatile() {
+            log::warn!("layers that were mounted 'volatile' stay so: {e}");
+        }
         let released = self.shared.release_home();
         if released.is_err() {
             self.resume(); // it stays in use

@@ -10,6 +10,7 @@ use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::log;
 use crate::mounts::{self, Words};
+use crate::room;
 use crate::sys::fs;
 use crate::sys::mount::{self, Flags};
 use crate::sys::newmount::{Context, MAX_STRING, attach, attr};
@@ -39,22 +40,32 @@ impl Shared {
             return Ok(merged);
         }
         if has_upper(access) {
-            self.check_volatile(&layer)?;
+            // First: with the note of this boot, what an earlier one left would not be told any more.
+            self.forget_volatile(&layer)?;
             if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") {
-                self.note_volatile(&layer)?;
+                self.note_volatile(&dir, &layer)?;
             }
         }
-        let mount = || {
+        let mount = |access| {
             let lowers = self.visible_lowers(&dir, &layer)?;
             let target = self.home.mount_point(id);
             let stack = Stack { home: &self.home, dir: &dir, layer: &layer, lowers, access, words: &words, target: &target };
-            self.with_room(&dir, &layer, || stack.mount(self.stacking)).map_err(|e| stack.explained(e))
+            self.with_room(&dir, &layer, || stack.mount(self.stacking))
+                .map_err(|e| room::explain(stack.explained(e), layer.as_fd()))
         };
-        let first = mount();
+        let first = mount(access);
         match first {
+            // The kernel takes no upper directory there, and has the same error for that as for many things.
+            Err(_) if has_upper(access) && fs::is_read_only(&layer)? => {
+                if !words.flags.contains(Flags::MS_RDONLY) {
+                    let hint = "the filesystem of home can only be read; mount the layer with 'ro'";
+                    return Err(Error::sys("mount it for writing", EROFS).hint(hint));
+                }
+                mount(Some(Access::ReadOnly))?;
+            }
             Err(e) if self.is_mended(&dir, &layer, &e)? => {
                 log::warn!("layer '{id}' is mended, and mounted again after: {e}");
-                mount()?;
+                mount(access)?;
             }
             outcome => outcome?,
         }
@@ -118,11 +129,7 @@ impl Shared {
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
         id.check_free(&super::layout::RESERVED)?;
         let _held = self.locks.hold(&[(id.as_str(), Mode::Exclusive)])?;
-        let target = self.home.mount_point(id);
-        if self.was_volatile(id)? && mount::umount(&target).is_ok_and(|was_mounted| was_mounted) {
-            return self.settle_volatile(id);
-        }
-        mount::umount_detach(&target).map(drop)
+        mount::umount_detach(&self.home.mount_point(id)).map(drop)
     }
 
     /// The layer's own options replace the configured ones; the label goes with either.
@@ -267,7 +274,7 @@ impl Stack<'_> {
         context.create()?;
         let mounted = context.mount(attributes(self.words.flags))?;
         self.check_writable(&mounted)?;
-        attach(mounted.as_fd(), self.layer, MERGED).map_err(explain_table)
+        attach(mounted.as_fd(), self.layer, MERGED).map_err(mounts::table_full)
     }
 
     /// `mount(2)` with all lowers in one string; with names relative to home where absolute ones do not fit.
@@ -276,7 +283,7 @@ impl Stack<'_> {
         let string = |base: &Path| option_string(base, id, &self.lowers, self.access, &self.words.data);
         let (data, source, flags) = (string(&self.home.real), OsStr::new("overlay"), self.words.flags);
         if data.as_bytes().len() < PAGE {
-            mount::mount(source, self.target, "overlay", flags, &data).map_err(explain_table)?;
+            mount::mount(source, self.target, "overlay", flags, &data).map_err(mounts::explained)?;
         } else {
             let data = string(Path::new(""));
             if data.as_bytes().len() >= PAGE {
@@ -287,25 +294,17 @@ impl Stack<'_> {
             }
             let target = Path::new(id.as_str()).join(MERGED);
             own_cwd::run_in(self.dir.as_fd(), || mount::mount(source, &target, "overlay", flags, &data))
-                .map_err(explain_table)?;
+                .map_err(mounts::explained)?;
         }
         fs::open_dir(self.target).and_then(|mounted| self.check_writable(&mounted)).map_err(|e| self.take_off(e))
     }
 
     /// Overlayfs mounts read-only, and says so only in the kernel's log, where it cannot make what it needs in the work directory.
     fn check_writable(&self, mounted: &OwnedFd) -> Result<()> {
-        if self.words.flags.contains(Flags::MS_RDONLY) || !fs::room(mounted)?.read_only {
+        if self.words.flags.contains(Flags::MS_RDONLY) || !fs::is_read_only(mounted)? {
             return Ok(());
         }
-        let room = fs::room(self.layer)?;
-        if room.read_only {
-            return Err(
-                Error::sys("mount it for writing", EROFS).hint("the filesystem of home is read-only; mount with 'ro'")
-            );
-        }
-        let missing = if room.inodes == Some(0) { "inodes" } else { "space, or the layer has reached its limit" };
-        let e = Error::sys("make the layer's work directory", ENOSPC);
-        Err(e.hint(format!("the filesystem of home has no free {missing}; remove layers that are not needed")))
+        Err(room::explain(Error::sys("make the layer's work directory", ENOSPC), self.layer.as_fd()))
     }
 
     /// Says which part of the layer is missing, or no directory, where the kernel only says that it cannot.
@@ -337,16 +336,6 @@ fn unreachable(link: &LinkId, error: Error) -> Error {
     let what = format!("a layer below it is missing: '{}' does not lead to one ({error})", link.path());
     Error::new(Kind::Corrupt, what)
         .hint("call graphdriver_try_repair_lowers with its parent, or make the missing layer anew")
-}
-
-/// `ENOSPC` of a mount can mean the mount table.
-fn explain_table(error: Error) -> Error {
-    match mounts::count().filter(|_| error.errno() == ENOSPC) {
-        Some((number, most)) if number >= most => {
-            error.hint(format!("the mount table is full: {number} mounts, and fs.mount-max is {most}; the disk is not"))
-        }
-        _ => error,
-    }
 }
 
 /// A lower: a directory of the layer's own, or what a link leads to.

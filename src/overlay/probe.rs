@@ -1,7 +1,8 @@
 //! What the kernel and the filesystem under home can do, found out by trying.
 
+use super::home::is_without_room;
 use super::layout::{Home, LINKS, STAGE, random_name};
-use crate::error::errno::{EINVAL, ENODEV, EROFS};
+use crate::error::errno::{EINVAL, ENODEV};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs;
@@ -43,9 +44,13 @@ pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
 /// Finds out how deep the kernel can stack and, on a store without layers, whether an overlay can be made on the filesystem of home
 /// at all. A store that has layers has shown that, and may be full. Nothing is attached to the mount tree.
 pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
-    if fs::is_empty_dir(fs::open_dir_at(dir, LINKS)?)? {
+    let has_layers = match fs::open_dir_at(dir, LINKS) {
+        Err(e) if fs::is_absent(&e) => false,
+        links => !fs::is_empty_dir(links?)?,
+    };
+    if !has_layers {
         match probe_home(home, dir) {
-            Err(e) if e.kind() == Kind::NoSpace || e.errno() == EROFS => {
+            Err(e) if is_without_room(&e) => {
                 log::warn!("whether '{}' can hold layers is found out when the first one is made: {e}", home.path.display());
             }
             outcome => return outcome,

@@ -46,7 +46,7 @@ impl Shared {
         let known: Vec<(bool, &LinkId)> = known.collect::<Result<_>>()?;
         let link = match known.iter().find(|(is_used, _)| *is_used).or(known.first()) {
             Some((_, name)) => (*name).clone(),
-            None => super::create::new_link(home, id)?,
+            None => self.new_link(home, id)?,
         };
         log::warn!("layer '{id}' is given back its link '{}'", link.as_str());
         self.replace(layer, LINK, link.as_str(), undo)

@@ -8,6 +8,7 @@ use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::log;
 use crate::quota::Control;
+use crate::sys::fs;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -82,7 +83,8 @@ impl Shared {
         let quota = self.why_unlimited().map_or_else(|| "true".to_owned(), |why| format!("false: {why}"));
         let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
-        if self.read_only {
+        let read_only = self.home.open().and_then(fs::is_read_only).unwrap_or(self.read_only);
+        if read_only {
             text.push_str("Read-only: true\n");
         }
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }

@@ -2,21 +2,20 @@
 //!
 //! The mark, a directory in the work directory, stays after every such mount. While the machine has not gone down since, all that was
 //! written is there, in memory if not on disk, and the mark means nothing. After that the layer may be damaged; whoever configures
-//! the driver decides what becomes of it.
+//! the driver decides what becomes of it. An orderly end of the driver forces such layers to disk and takes their marks away.
 
 use super::Shared;
-use super::layout::{Layer, WORK};
+use super::layout::{Layer, WORK, each_layer};
 use super::options::Volatile;
 use crate::error::errno::{ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
-use crate::id::LayerId;
 use crate::log;
 use crate::sys::{fs, xattr};
 use crate::tree;
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-/// On the layer's directory: during which boot (`boot_id`, `random(4)`) it was mounted so.
+/// On the layer's directory: during which boot (`boot_id`, `random(4)`) it was mounted so. On home: there may be such layers.
 const BOOT: &str = "trusted.graphdriver.volatile";
 /// Where overlayfs has its mark (`Documentation/filesystems/overlayfs.rst`).
 const INCOMPAT: &str = "incompat";
@@ -24,41 +23,56 @@ const MARK: &str = "incompat/volatile";
 
 impl Shared {
     /// Notes that the layer is about to be mounted so.
-    pub(super) fn note_volatile(&self, layer: &Layer) -> Result<()> {
+    pub(super) fn note_volatile(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
+        if !xattr::is_set(home, BOOT)? {
+            xattr::set(home, BOOT, b"y")?;
+        }
         xattr::set(layer, BOOT, this_boot()?.as_bytes())
     }
 
-    /// Whether the layer was last mounted so.
-    pub(super) fn was_volatile(&self, id: &LayerId) -> Result<bool> {
-        match xattr::is_set_at(&self.home.real.join(id.as_str()), BOOT) {
-            Err(e) if [ENOENT, ENOTDIR].contains(&e.errno()) => Ok(false),
-            outcome => outcome,
+    /// At the end: the layers of this boot that are not mounted any more are made as durable as others, all with one `syncfs`.
+    pub(super) fn settle_volatile(&self) -> Result<()> {
+        let home = self.home.open()?;
+        if !xattr::is_set(&home, BOOT)? {
+            return Ok(());
         }
+        let this = this_boot()?;
+        let (mut marked, mut others) = (Vec::new(), false);
+        each_layer(&home, |id, layer| {
+            let layer = layer?;
+            match xattr::get::<64>(&layer, BOOT) {
+                Err(e) if xattr::is_absent(&e) => {}
+                Ok(boot) if boot == this.as_bytes() && !layer.is_mounted(&self.home)? => marked.push(id.clone()),
+                noted => others |= noted.map(|_| true)?,
+            }
+            Ok(())
+        })?;
+        if !marked.is_empty() {
+            fs::syncfs(&home)?;
+        }
+        for id in &marked {
+            let Some(layer) = Layer::find(&home, id)? else { continue };
+            if let Some(work) = marked_work(&layer)? {
+                tree::remove(work.as_fd(), OsStr::new(INCOMPAT))?;
+            }
+            xattr::remove(&layer, BOOT)?;
+        }
+        if others { Ok(()) } else { xattr::remove(&home, BOOT) }
     }
 
-    /// After the mount was taken away in good order: writes back what overlayfs did not, and takes mark and note away.
-    pub(super) fn settle_volatile(&self, id: &LayerId) -> Result<()> {
-        let layer = Layer::open(&self.home.open()?, id)?;
-        fs::syncfs(layer.diff()?).context(|| "write a volatile layer back")?;
-        take_mark(&layer)?;
-        xattr::remove(&layer, BOOT)
-    }
-
-    /// Takes overlayfs' mark away, if it is there, when the layer cannot be damaged, or the configuration says that it is to be used
-    /// all the same.
+    /// Takes overlayfs' mark away if the layer cannot be damaged, or the configuration says that it is to be used all the same.
+    /// Whether there was one.
     ///
     /// # Errors
     /// [`Kind::Corrupt`]: the machine went down while the layer was mounted, and the configuration says nothing.
-    pub(super) fn check_volatile(&self, layer: &Layer) -> Result<()> {
-        match fs::stat_at(layer, format!("{WORK}/{WORK}/{MARK}")) {
-            Err(e) if [ENOENT, ENOTDIR].contains(&e.errno()) => return Ok(()),
-            found => found?,
-        };
-        let boot = xattr::get::<64>(layer, BOOT).unwrap_or_default();
+    pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
+        let Some(work) = marked_work(layer)? else { return Ok(false) };
+        let same_boot =
+            xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()));
         match self.options.volatile {
-            _ if boot == this_boot()?.as_bytes() => {}
+            _ if same_boot => {}
             Volatile::Accept => {
-                log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id);
+                log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id)
             }
             Volatile::Discard => {
                 log::warn!("layer '{}' was volatile when the machine went down; its content is discarded", layer.id);
@@ -72,19 +86,18 @@ impl Shared {
                 return Err(Error::new(Kind::Corrupt, what).hint(hint));
             }
         }
-        take_mark(layer)
+        tree::remove(work.as_fd(), OsStr::new(INCOMPAT)).context(|| "take the mark of a volatile mount away")?;
+        Ok(true)
     }
 }
 
-fn take_mark(layer: &Layer) -> Result<()> {
-    let work = match fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)) {
-        Err(e) if fs::is_absent(&e) => return Ok(()),
-        opened => opened?,
+/// The kernel's part of the layer's work directory, if overlayfs' mark is in it.
+fn marked_work(layer: &Layer) -> Result<Option<OwnedFd>> {
+    match fs::stat_at(layer, format!("{WORK}/{WORK}/{MARK}")) {
+        Err(e) if [ENOENT, ENOTDIR].contains(&e.errno()) => return Ok(None),
+        found => found?,
     };
-    match tree::remove(work.as_fd(), OsStr::new(INCOMPAT)) {
-        Err(e) if !fs::is_absent(&e) => Err(e.context("take the mark of a volatile mount away")),
-        _ => Ok(()),
-    }
+    fs::open_dir_at(layer, WORK).and_then(|work| fs::open_dir_at(work, WORK)).map(Some)
 }
 
 fn this_boot() -> Result<String> {

@@ -18,16 +18,20 @@ pub fn shown(name: impl AsRef<OsStr>) -> String {
     String::from_utf8_lossy(name.as_ref().as_bytes()).escape_debug().to_string()
 }
 
-/// Moves a descriptor for writing off the numbers of stdin, stdout and stderr, which it gets in a process that has closed them:
-/// what the host program still writes there must not land in a layer.
-pub(crate) fn above_stdio(fd: OwnedFd) -> Result<OwnedFd> {
-    if fd.as_raw_fd() > libc::STDERR_FILENO {
-        return Ok(fd);
+/// Opens a file for writing with the numbers of stdin, stdout and stderr taken, by copies of a directory's descriptor, which
+/// nobody can write to: in a process that has closed them, the file could get one, and what is still written there.
+fn with_stdio_taken<T>(dir: impl AsFd, open: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut taken = Vec::new();
+    loop {
+        let copy = nix::fcntl::fcntl(&dir, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(0));
+        let number = check(copy, || "fcntl(F_DUPFD_CLOEXEC)")?;
+        // SAFETY: a new descriptor that nobody else has.
+        let copy = unsafe { OwnedFd::from_raw_fd(number) };
+        if number > libc::STDERR_FILENO {
+            return open();
+        }
+        taken.push(copy);
     }
-    let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(libc::STDERR_FILENO + 1);
-    let number = check(nix::fcntl::fcntl(&fd, above), || "fcntl(F_DUPFD_CLOEXEC)")?;
-    // SAFETY: a new descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Turns the outcome of a nix call into ours; the text of the call is only built when it failed.
@@ -88,9 +92,10 @@ pub fn write_new_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mod
     use std::io::Write;
     let name = name.as_ref();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = named(nix::fcntl::openat(dir, name, flags, Mode::from_bits_truncate(mode)), "create file", name)?;
+    let open = || nix::fcntl::openat(&dir, name, flags, Mode::from_bits_truncate(mode));
+    let fd = with_stdio_taken(&dir, || named(open(), "create file", name))?;
     named(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(mode)), "chmod", name)?;
-    let mut file = std::fs::File::from(above_stdio(fd)?);
+    let mut file = std::fs::File::from(fd);
     let written = file.write_all(content).and_then(|()| if sync { file.sync_all() } else { Ok(()) });
     written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
 }
@@ -316,23 +321,10 @@ pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
     Ok(empty)
 }
 
-/// What a filesystem has left, and whether it can be written at all.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// Inodes that are free; `None` where they are made as they are needed.
-    pub inodes: Option<u64>,
-    /// It is mounted read-only.
-    pub read_only: bool,
-}
-
-/// What the filesystem that holds `fd` has left (`statvfs(3)`).
-pub fn room(fd: impl AsFd) -> Result<Room> {
+/// Whether the filesystem that holds `fd`, or the mount it was opened through, can only be read (`statvfs(3)`).
+pub fn is_read_only(fd: impl AsFd) -> Result<bool> {
     let st = check(nix::sys::statvfs::fstatvfs(fd), || "fstatvfs")?;
-    #[allow(clippy::unnecessary_cast)] // 32 bits on some architectures
-    Ok(Room {
-        inodes: (st.files() > 0).then_some(st.files_free() as u64),
-        read_only: st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
-    })
+    Ok(st.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
 }
 
 /// How many bytes are free for all to use on the filesystem that holds `fd`, and how many its blocks have (`statvfs(3)`).

@@ -29,6 +29,7 @@ pub mod quota;
 mod quota_node;
 pub mod reading;
 pub mod rename;
+pub mod room;
 pub mod subdir;
 pub mod view;
 pub mod xattr;

@@ -33,7 +33,8 @@ pub fn umount(target: &Path) -> Result<bool> {
 fn umount_with(target: &Path, flags: MntFlags) -> Result<bool> {
     match nix::mount::umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(true),
-        Err(Errno::EINVAL | Errno::ENOENT) => Ok(false), // not a mount point (umount(2)); no such directory
+        // not a mount point (umount(2)); no such directory
+        Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
         Err(errno) => Err(Error::sys(format!("umount '{}'", shown(target)), errno as i32)),
     }
 }

@@ -1,7 +1,7 @@
 //! The calls that put one archive entry into a directory: single-component names below an open directory, or descriptors.
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::fs::{above_stdio, c_string, check, shown};
+use crate::sys::fs::{c_string, check, shown};
 use crate::sys::node_mode;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -41,7 +41,7 @@ pub fn create_file(dir: impl AsFd, name: &[u8], mode: u32) -> Result<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let name = single(name)?;
     let made = nix::fcntl::openat(dir, name.as_c_str(), flags, Mode::from_bits_truncate(mode));
-    above_stdio(check(made, || call("create file", name.as_bytes()))?)
+    check(made, || call("create file", name.as_bytes()))
 }
 
 /// Makes a directory.
