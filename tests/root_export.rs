@@ -502,3 +502,40 @@ fn root_trees_deeper_than_any_path() {
         assert_same(&layer, &host.see(&layer), &host.see("two"));
     }
 }
+
+/// What real packages hold: setuid programs, hard links, thousands of small files, and an upgrade's worth of changes upon them.
+#[test]
+fn root_the_trees_of_installed_packages_come_back() {
+    let store = Store::new();
+    let host = Host::new(&store.root(), &[]);
+    let plain = Scratch::new("export-packages");
+    let install = |packages: &str, root: &Path| {
+        // Packages still name what a merged /usr holds by its old paths.
+        let merged = "sed -En 's#^/(bin|sbin|lib|lib32|lib64)(/|$)#/usr/\\1\\2#; s#^/(.)#\\1#p'";
+        let files =
+            format!("dpkg-query -L {packages} | {merged} | sort -u | (cd / && xargs -d '\\n' ls -d 2>/dev/null || true)");
+        let copy = format!(
+            "tar -C / --no-recursion --ignore-failed-read --xattrs --acls -T - -c | tar --xattrs --acls -C '{}' -xp",
+            root.display()
+        );
+        run(Command::new("bash").args(["-o", "pipefail", "-c", &format!("{files} | {copy}")]));
+    };
+    let mut parent = None;
+    for (container, layer, packages) in
+        [("c1", "i1", "coreutils bash passwd perl-base base-files util-linux"), ("c2", "i2", "libc-bin tzdata bash dpkg")]
+    {
+        host.container(container, parent, |root| {
+            if parent.is_some() {
+                fs::remove_dir_all(root.join("usr/share/doc")).unwrap();
+            }
+            install(packages, root);
+        });
+        let (archive, want) = (host.diff(container, None), host.see(container));
+        assert!(want.len() > 500, "{}", want.len());
+        host.image(layer, parent, &archive);
+        assert_same(layer, &host.see(layer), &want);
+        unpack_with(&archive, &plain.0, &options(Whiteouts::Delete)).unwrap();
+        assert_same(layer, &look(&plain.0), &want);
+        parent = Some(layer);
+    }
+}
