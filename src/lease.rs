@@ -22,17 +22,20 @@ use std::sync::{Arc, Mutex};
 type Told = Mutex<HashSet<LayerId>>;
 
 /// Those of all homes that this process has used, by device and inode of the directory.
-static TOLD: Mutex<BTreeMap<Inode, Arc<Told>>> = Mutex::new(BTreeMap::new());
+static TOLD: Mutex<BTreeMap<Store, Arc<Told>>> = Mutex::new(BTreeMap::new());
 
-/// Device and inode number.
-type Inode = (u64, u64);
+/// Device and inode number, and the name that the store was given when it was first used: numbers are given again.
+type Store = (u64, u64, Vec<u8>);
+
+/// On home: the store's name.
+pub const NAME: &str = "trusted.graphdriver.home";
 
 /// The right to use a home directory.
 #[derive(Debug)]
 pub struct Lease {
     /// Holds the lock.
     dir: OwnedFd,
-    home: Inode,
+    home: (u64, u64),
     told: Arc<Told>,
 }
 
@@ -60,12 +63,9 @@ impl Lease {
             let text = format!("{} is in use by {holder}", what());
             return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
         }
-        let mut homes = lock(&TOLD);
-        let told = homes.entry(key).or_default();
-        if is_new {
-            *told = Arc::default(); // another directory had the inode before
-        }
-        Ok(Lease { dir, home: key, told: Arc::clone(told) })
+        let store = (key.0, key.1, store_name(&dir));
+        let told = Arc::clone(lock(&TOLD).entry(store).or_default());
+        Ok(Lease { dir, home: key, told })
     }
 
     /// Whether this is the lease of the directory `home`, by whatever path.
@@ -101,7 +101,20 @@ impl Drop for Lease {
     }
 }
 
-fn key(stat: &Stat) -> Inode {
+/// The name of the store, which is given one if it has none; empty where that cannot be kept (no room, read-only).
+fn store_name(home: &OwnedFd) -> Vec<u8> {
+    if let Ok(name) = xattr::get::<64>(home, NAME) {
+        return name;
+    }
+    let Ok(random) = fs::random::<16>() else { return Vec::new() };
+    let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    match xattr::set(home, NAME, name.as_bytes()) {
+        Ok(()) => name.into_bytes(),
+        Err(_) => Vec::new(), // whoever needs attributes says so
+    }
+}
+
+fn key(stat: &Stat) -> (u64, u64) {
     (stat.device, stat.inode)
 }
 

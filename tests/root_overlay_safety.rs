@@ -357,7 +357,7 @@ fn root_what_is_synced_and_when() {
             .map(|line| line.split(' ').find(|word| word.contains('(')).unwrap().split('(').next().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(calls(0), ["fsync", "fsync", "fsync", "renameat2"], "lower, link, their directory, then its name");
+    assert_eq!(calls(0), ["fsync", "fsync", "renameat2", "fsync"], "lower, link, and when it has its name, home");
     assert_eq!(calls(1), ["syncfs", "fremovexattr", "fsync"]);
 }
 

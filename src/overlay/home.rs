@@ -7,6 +7,7 @@ use super::probe::{self, Stacking};
 use crate::backing;
 use crate::error::errno::{EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
+use crate::lease;
 use crate::log;
 use crate::mounts;
 use crate::quota::{self, Control};
@@ -18,9 +19,6 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// On home: the driver has used it. Setting it shows whether the marks of layers can be set at all.
-const USED: &str = "trusted.graphdriver.home";
 
 /// A home that is ready for use.
 pub(super) struct Prepared {
@@ -116,10 +114,11 @@ pub(super) fn make_links(home: &OwnedFd, options: &Options) -> Result<()> {
 
 /// Layers are marked by trusted attributes, and so are overlayfs' opaque directories. In a user namespace nobody can set them.
 fn check_marks(home: &OwnedFd) -> Result<()> {
-    if xattr::is_set(home, USED)? {
+    // The lease has set it, if it could.
+    if xattr::is_set(home, lease::NAME)? {
         return Ok(());
     }
-    match xattr::set(home, USED, b"y") {
+    match xattr::set(home, lease::NAME, b"") {
         Err(e) if e.errno() == EPERM => {
             let e = e.context("layers need 'trusted' attributes");
             Err(e.hint("run as root of the initial user namespace, with CAP_SYS_ADMIN"))
