@@ -72,6 +72,26 @@ impl Filler<'_> {
     pub(crate) fn end(self) {
         let _ = self.full.send(None);
     }
+
+    /// Empty buffers, and where filled ones go: for a thread that fills and one that sees what was filled.
+    pub(crate) fn split(self) -> (Receiver<Vec<u8>>, Full) {
+        (self.free, Full(self.full))
+    }
+}
+
+/// Where filled buffers go, apart from where empty ones come from. Dropping it breaks the stream off.
+pub(crate) struct Full(SyncSender<Option<Filled>>);
+
+impl Full {
+    /// As [`Sink::pass`].
+    pub(crate) fn pass(&self, bytes: Vec<u8>, length: usize) -> bool {
+        self.0.send(Some(Filled { bytes, length })).is_ok()
+    }
+
+    /// As [`Filler::end`].
+    pub(crate) fn end(self) {
+        let _ = self.0.send(None);
+    }
 }
 
 impl BufRead for Drainer<'_> {

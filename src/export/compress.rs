@@ -9,21 +9,24 @@ use std::io::{self, BufRead, Write};
 
 /// What was written.
 pub(super) struct Written {
-    pub(super) digest: Digest,
+    /// `None` without compression: it is that of the archive.
+    pub(super) digest: Option<Digest>,
     pub(super) bytes: u64,
 }
 
 /// The caller's end, with a count and a digest of what went through.
 struct Outlet<'a> {
     to: &'a mut dyn Write,
-    hasher: Hasher,
+    hasher: Option<Hasher>,
     bytes: u64,
 }
 
 impl Write for Outlet<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.to.write_all(bytes)?;
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         self.bytes += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -48,7 +51,8 @@ pub(super) fn check(compression: Compression) -> Result<()> {
 
 /// Writes all that `from` yields.
 pub(super) fn run(mut from: impl BufRead, compression: Compression, to: &mut dyn Write) -> Result<Written> {
-    let outlet = Outlet { to, hasher: Hasher::default(), bytes: 0 };
+    let hasher = (compression != Compression::None).then(Hasher::default);
+    let outlet = Outlet { to, hasher, bytes: 0 };
     let outlet = match compression {
         Compression::None => copy(&mut from, outlet),
         Compression::Gzip(level) => {
@@ -64,7 +68,7 @@ pub(super) fn run(mut from: impl BufRead, compression: Compression, to: &mut dyn
     };
     let outlet =
         outlet.map_err(|e| Error::sys("write the archive", e.raw_os_error().unwrap_or(EIO)).context(e.to_string()))?;
-    Ok(Written { digest: outlet.hasher.finish(), bytes: outlet.bytes })
+    Ok(Written { digest: outlet.hasher.map(Hasher::finish), bytes: outlet.bytes })
 }
 
 fn copy<W: Write>(from: &mut impl BufRead, mut to: W) -> io::Result<W> {

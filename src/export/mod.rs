@@ -20,7 +20,7 @@ mod walk;
 use crate::archive::IdShift;
 use crate::archive::decode::Sink;
 use crate::archive::ring;
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::driver::{Change, Compression, Exported};
 use crate::error::errno::EAGAIN;
 use crate::error::{Error, Kind, Result};
@@ -32,6 +32,8 @@ use described::Described;
 use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 use stream::Stream;
 use walk::{Finder, Thing};
 
@@ -116,31 +118,32 @@ pub fn says_all(changes: &Tree) -> Result<Option<&'static str>> {
 pub fn archive(source: &Source, shift: Option<IdShift>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
     compress::check(compression)?;
     let (filler, drainer) = ring::ring();
-    // The digest of the uncompressed archive is taken by the thread that has less to do; without compression there is one only.
-    let hasher = (compression != Compression::None).then(Hasher::default);
-    let (made, written) = std::thread::scope(|scope| {
-        let make = move || {
-            confine::block_signals()?;
-            let mut archiver = Archiver::new(Stream::new(Hashing { filler, hasher }), shift, source.is_bare());
+    let (free, full) = filler.split();
+    let (to_digest, made) = sync_channel(1);
+    let (archived, digested, written) = std::thread::scope(|scope| {
+        let archiving = start(scope, "export", move || {
+            let out = Stream::new(ToDigest { free, made: to_digest.clone() });
+            let mut archiver = Archiver::new(out, shift, source.is_bare());
             walk::walk(source, &mut archiver)?;
-            let (hashing, entries, losses) = archiver.finish()?;
-            hashing.filler.end();
-            Ok((hashing.hasher.map(Hasher::finish), entries, losses))
-        };
-        let thread = std::thread::Builder::new().name("export".to_owned()).spawn_scoped(scope, make);
-        let thread = thread.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))?;
+            let (_, entries, losses) = archiver.finish()?;
+            // Without this the archive counts as broken off.
+            to_digest.send(None).map_err(|_| stream::unwanted())?;
+            Ok((entries, losses))
+        })?;
+        let digesting = start(scope, "export-digest", move || digest(&made, full))?;
         let written = compress::run(drainer, compression, to);
-        let made = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an exporting thread panicked")));
-        Ok((made, written))
+        Ok((outcome_of(archiving), outcome_of(digesting), written))
     })?;
-    let ((diff_id, entries, losses), written) = match (made, written) {
-        // Each end stops when the other one fails: the one that was not just told to stop knows why.
-        (Err(e), Err(cause)) if e.errno() == stream::UNWANTED => return Err(cause),
-        (Err(e), _) | (Ok(_), Err(e)) => return Err(e),
-        (Ok(made), Ok(written)) => (made, written),
+    let ((entries, losses), diff_id, written) = match (archived, digested, written) {
+        // Each stops when another one fails: the one that was not just told to stop knows why.
+        (Err(e), _, Err(cause)) if e.errno() == stream::UNWANTED => return Err(cause),
+        (Err(e), _, _) | (Ok(_), Ok(_), Err(e)) => return Err(e),
+        (Ok(_), Err(_), Err(cause)) => return Err(cause),
+        (Ok(_), Err(e), Ok(_)) => return Err(e),
+        (Ok(archived), Ok(diff_id), Ok(written)) => (archived, diff_id, written),
     };
     Losses::log(&losses);
-    Ok(Exported { diff_id: diff_id.unwrap_or(written.digest), digest: written.digest, bytes: written.bytes, entries })
+    Ok(Exported { diff_id, digest: written.digest.unwrap_or(diff_id), bytes: written.bytes, entries })
 }
 
 /// Calls `each` for every path that changed.
@@ -161,22 +164,57 @@ pub fn size(source: &Source) -> Result<u64> {
     Ok(measure.size)
 }
 
-/// Passes buffers on and takes a digest of them.
-struct Hashing {
-    filler: ring::Filler<'static>,
-    hasher: Option<Hasher>,
+/// Starts a thread on which no handler of the host program runs.
+fn start<'s, T: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    name: &str,
+    task: impl FnOnce() -> Result<T> + Send + 's,
+) -> Result<ScopedJoinHandle<'s, Result<T>>> {
+    let quiet = || confine::block_signals().and_then(|()| task());
+    let started = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, quiet);
+    started.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))
 }
 
-impl Sink for Hashing {
+fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an exporting thread panicked")))
+}
+
+/// A buffer and how much of it is filled; `None`: the archive is complete.
+type Made = Option<(Vec<u8>, usize)>;
+
+/// Takes the digest of the archive on its way to the caller's thread: of files from memory it takes longer than reading or writing.
+fn digest(made: &Receiver<Made>, full: ring::Full) -> Result<Digest> {
+    let mut hasher = Hasher::default();
+    loop {
+        match made.recv() {
+            Ok(Some((bytes, length))) => {
+                hasher.update(&bytes[..length]);
+                if !full.pass(bytes, length) {
+                    return Err(stream::unwanted());
+                }
+            }
+            Ok(None) => {
+                full.end();
+                return Ok(hasher.finish());
+            }
+            Err(_) => return Err(stream::unwanted()), // it is broken off, and so is what follows
+        }
+    }
+}
+
+/// Where an archive goes first.
+struct ToDigest {
+    free: Receiver<Vec<u8>>,
+    made: SyncSender<Made>,
+}
+
+impl Sink for ToDigest {
     fn buffer(&mut self) -> Option<Vec<u8>> {
-        self.filler.buffer()
+        self.free.recv().ok()
     }
 
     fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&bytes[..length]);
-        }
-        self.filler.pass(bytes, length)
+        self.made.send(Some((bytes, length))).is_ok()
     }
 }
 

@@ -14,7 +14,8 @@ pub(super) struct Stream<S> {
     used: usize,
 }
 
-fn unwanted() -> Error {
+/// The error of who is told so.
+pub(super) fn unwanted() -> Error {
     Error::sys("pass the archive on", UNWANTED)
 }
 
