@@ -61,6 +61,24 @@ struct io_read_wrapper {
 };
 #endif
 
+// An archive that is not compressed.
+#define GRAPHDRIVER_PLAIN 0
+
+// An archive in gzip's format.
+#define GRAPHDRIVER_GZIP 1
+
+// An archive in zstd's format.
+#define GRAPHDRIVER_ZSTD 2
+
+// The ancestor has nothing there.
+#define GRAPHDRIVER_ADDED 0
+
+// Content or attributes differ; of a directory also: something in it changed.
+#define GRAPHDRIVER_MODIFIED 1
+
+// It is gone.
+#define GRAPHDRIVER_DELETED 2
+
 // How a layer is to be made.
 struct driver_create_opts {
     // SELinux label of the layer, or NULL.
@@ -94,6 +112,71 @@ typedef void (*graphdriver_log_func_t)(int level, const char *line, void *user);
 
 // Receives a sentence for the daemon's user; see graphdriver_set_error_callback.
 typedef void (*graphdriver_error_func_t)(const char *message, void *user);
+
+// Told how far an unpack is: bytes read, and entries of the archive.
+typedef void (*graphdriver_progress_func_t)(void *context, uint64_t bytes, uint64_t entries);
+
+// What is to be unpacked, and what was. Later versions may append members.
+struct graphdriver_unpack {
+    // sizeof(struct graphdriver_unpack)
+    size_t size;
+    // Handed to both functions.
+    void *context;
+    // Where the archive is read from; as for graphdriver_apply_diff. Not NULL.
+    io_read_func_t read;
+    // Told how far it is; NULL for none.
+    graphdriver_progress_func_t progress;
+    // The digest that the bytes read must have, as "sha256:<64 hexadecimal digits>"; NULL for any.
+    const char *expected_digest;
+    // The digest that the uncompressed archive must have; NULL for any.
+    const char *expected_diff_id;
+    // Most entries of the archive; 0 for the default of 4,194,304. Where none of these three is given, the driver's options decide.
+    uint64_t max_entries;
+    // Most bytes, both of the archive as it is read and uncompressed; 0 for the default of 4 TiB.
+    uint64_t max_bytes;
+    // Most bytes that a decompressor may use for its window; 0 for the default of 128 MiB.
+    uint64_t max_window;
+    // Receives the digest of the bytes read.
+    char digest[72];
+    // Receives the digest of the uncompressed archive.
+    char diff_id[72];
+    // Receives the number of bytes read.
+    uint64_t bytes;
+    // Receives the number of entries.
+    uint64_t entries;
+    // Receives the size of the layer; as for graphdriver_apply_diff.
+    uint64_t layer_size;
+};
+
+// Writes up to `len` bytes from `buf`; returns how many, or a negative number on failure, with errno set.
+typedef ptrdiff_t (*graphdriver_write_func_t)(void *context, const void *buf, size_t len);
+
+// What is to be exported, and what was. Later versions may append members.
+struct graphdriver_diff {
+    // sizeof(struct graphdriver_diff)
+    size_t size;
+    // Handed to write.
+    void *context;
+    // Where the archive goes. Not NULL.
+    graphdriver_write_func_t write;
+    // The ancestor whose content is not to be in the archive; NULL or "" for the layer's parent.
+    const char *base;
+    // GRAPHDRIVER_PLAIN, GRAPHDRIVER_GZIP or GRAPHDRIVER_ZSTD.
+    uint32_t compression;
+    // Compression level: gzip 1 to 9, zstd 1 to 22; 0 for the default.
+    uint32_t level;
+    // Receives the digest of what was written, as "sha256:<64 hexadecimal digits>".
+    char digest[72];
+    // Receives the digest of the uncompressed archive.
+    char diff_id[72];
+    // Receives the number of bytes written.
+    uint64_t bytes;
+    // Receives the number of entries.
+    uint64_t entries;
+};
+
+// Told of a change: GRAPHDRIVER_ADDED, GRAPHDRIVER_MODIFIED or GRAPHDRIVER_DELETED, and the path in the layer, beginning with a slash.
+typedef int (*graphdriver_change_func_t)(void *context, int change, const char *path);
 
 #ifdef __cplusplus
 extern "C" {
@@ -392,6 +475,64 @@ void graphdriver_free_map(json_map_string_string *map);
 // Frees what is in a map, all from malloc(3), and leaves the struct itself, wherever it is, as an empty map that may be used
 // again. NULL is allowed. Thread-safe.
 void graphdriver_clear_map(json_map_string_string *map);
+
+// The same as graphdriver_apply_diff, with digests, limits and progress.
+//
+// @param id       the layer, not NULL
+// @param request  not NULL; set size to sizeof(struct graphdriver_unpack), read and context to where the archive is read from,
+//                 and all else that is not needed to 0. What is said there to be received is written on success only.
+// @return as for graphdriver_apply_diff
+//
+// A digest that is not as expected is found out when all was read: the layer is as after any archive that fails then. Progress is
+// told after every read, on the calling thread. Thread-safe. errno as for graphdriver_apply_diff; EBADMSG also for a wrong digest,
+// EINVAL also for a text that is no digest or a request without read, E2BIG also for a request with members that this version of the library does not know.
+int graphdriver_unpack(const char *id,
+                       struct graphdriver_unpack *request);
+
+// Writes what a layer changes against its parent, or another ancestor, as an OCI layer archive, for a registry or for
+// graphdriver_apply_diff into another layer of the same parent.
+//
+// @param id       the layer, not NULL; it may be mounted and in use
+// @param request  not NULL; set size to sizeof(struct graphdriver_diff), write and context to where the archive goes, and all else
+//                 that is not needed to 0. What is said there to be received is written on success only.
+// @return 0, or -1 with errno and graphdriver_last_error() set; what was written until then is of no use.
+//
+// The same layer becomes the same archive, byte for byte and on every host (compressed, with the same version of this library on
+// the same processor). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what of
+// attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is an
+// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
+// store is changed. Thread-safe; write is called on the calling thread. errno: EINVAL for a bad argument or a base that is no
+// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete, EOPNOTSUPP if an unmounted layer was changed with the mount
+// option index=on, E2BIG as for graphdriver_unpack, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
+int graphdriver_diff(const char *id,
+                     struct graphdriver_diff *request);
+
+// Lists what a layer changes against its parent or another ancestor.
+//
+// @param id       the layer, not NULL; it may be mounted and in use
+// @param base     the ancestor; NULL or "" for the layer's parent
+// @param each     not NULL; called on the calling thread for every path that changed, a directory before what is in it. What is
+//                 below a deleted or added directory: nothing, and everything. It returns 0, or something else to end the listing.
+// @param context  handed to each
+// @return 0, or -1 with errno and graphdriver_last_error() set.
+//
+// Thread-safe. errno: ECANCELED if each ended it, else as for graphdriver_diff.
+int graphdriver_changes(const char *id,
+                        const char *base,
+                        graphdriver_change_func_t each,
+                        void *context);
+
+// Tells how much a layer adds to its parent or another ancestor.
+//
+// @param id     the layer, not NULL
+// @param base   the ancestor; NULL or "" for the layer's parent
+// @param bytes  not NULL; receives the sum of the sizes of all that was added or modified and is not a directory, each inode once
+// @return 0, or -1 with errno and graphdriver_last_error() set; nothing is written then.
+//
+// Looks at every file of the layer. Thread-safe. errno as for graphdriver_diff.
+int graphdriver_diff_size(const char *id,
+                          const char *base,
+                          uint64_t *bytes);
 
 #ifdef __cplusplus
 }  // extern "C"

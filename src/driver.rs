@@ -4,12 +4,13 @@
 //! read-write layer belongs to a container. Every layer but the first has a *parent*; mounting it shows its own content
 //! stacked upon that of its ancestors.
 
-use crate::archive::Limits;
+use crate::archive::{Digests, Limits, Outcome, Progress};
 use crate::cancel::Cancel;
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::id::LayerId;
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 pub use crate::tree::Usage;
@@ -66,13 +67,63 @@ pub struct Unpack<'a> {
     pub limits: Option<Limits>,
     /// Ends the unpack early.
     pub cancel: Cancel,
+    /// Which digests are taken, and what they have to be.
+    pub digests: Digests,
+    /// Told how far it is, on the calling thread.
+    pub progress: Option<Progress<'a>>,
+    /// Receives, if wanted, what was unpacked.
+    pub outcome: Option<&'a mut Outcome>,
 }
 
 impl<'a> Unpack<'a> {
     /// Everything that `content` yields, within the default limits.
     pub fn of(content: &'a mut dyn Read) -> Unpack<'a> {
-        Unpack { content, size: None, limits: None, cancel: Cancel::default() }
+        Unpack {
+            content,
+            size: None,
+            limits: None,
+            cancel: Cancel::default(),
+            digests: Digests::default(),
+            progress: None,
+            outcome: None,
+        }
     }
+}
+
+/// How an exported archive is compressed; the numbers are levels as the programs of these names have them, 0 for the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// RFC 1952; 1 to 9.
+    Gzip(u32),
+    /// RFC 8878; 1 to 22.
+    Zstd(u32),
+}
+
+/// What an export wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Of the uncompressed archive: the layer's diff id.
+    pub diff_id: Digest,
+    /// Of the bytes that were written.
+    pub digest: Digest,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Entries of the archive.
+    pub entries: u64,
+}
+
+/// What became of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The ancestor has nothing there.
+    Added,
+    /// Content, owner, mode, times or attributes differ; for a directory also: something below it changed.
+    Modified,
+    /// It is gone, with all that was below it.
+    Deleted,
 }
 
 /// A graph driver. All operations may be called from any thread at any time; operations on different layers do not wait for
@@ -126,6 +177,27 @@ pub trait Driver: Send + Sync {
     fn apply_diff(&self, id: &LayerId, content: &mut dyn Read, size: Option<&mut u64>) -> Result<()> {
         self.unpack(id, Unpack { size, ..Unpack::of(content) })
     }
+
+    /// Writes what the layer changes against its parent, or against the ancestor `base`, as a layer archive (see
+    /// [`crate::export`]). `to` is written to on the calling thread. The same layer becomes the same archive.
+    ///
+    /// # Errors
+    /// There is no such layer or ancestor, a file changed while it was read ([`crate::error::Kind::Busy`]), `to` fails.
+    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported>;
+
+    /// Calls `each`, on the calling thread, for every path that the layer changes against its parent or the ancestor `base`: the
+    /// path within the layer, without a slash in front, empty for the root; a directory before what is in it.
+    ///
+    /// # Errors
+    /// As for [`Driver::diff`]; that of `each`, which ends it.
+    fn changes(&self, id: &LayerId, base: Option<&LayerId>, each: &mut dyn FnMut(&[u8], Change) -> Result<()>)
+    -> Result<()>;
+
+    /// The sum of the sizes, in bytes, of all that the layer adds or modifies and that is not a directory, each inode once.
+    ///
+    /// # Errors
+    /// As for [`Driver::diff`].
+    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64>;
 
     /// Where the layer's parts are, as far as they can be told: who gets no metadata may delete the layer.
     ///

@@ -6,7 +6,7 @@
 //! ```text
 //! C callers ─> capi ─> graph ─> driver (trait) <─ overlay, devmapper
 //!                                                   │
-//!      archive  quota  tree  mounts  backing  options  lease  locks  undo  worker  id
+//!  archive  export  quota  tree  mounts  backing  options  lease  locks  undo  worker  id  digest
 //!                                                   │
 //!                                                  sys
 //!               error, log, cancel: used by all, use nothing
@@ -17,8 +17,10 @@ mod backing;
 pub mod cancel;
 pub mod capi;
 pub mod devmapper;
+pub mod digest;
 pub mod driver;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod id;
 pub mod lease;

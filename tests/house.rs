@@ -14,7 +14,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("id", &[]),
     ("options", &[]),
     // The vocabulary of drivers: of what is below only types, as parts of its own.
-    ("driver", &["id", "archive", "tree", "cancel"]),
+    ("driver", &["id", "archive", "tree", "cancel", "digest"]),
+    ("digest", &[]),
     ("backing", &[]),
     ("locks", &[]),
     ("undo", &[]),
@@ -24,23 +25,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("room", &["sys"]),
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
-    ("archive", &["sys", "tree", "cancel", "room"]),
+    ("archive", &["sys", "tree", "cancel", "room", "digest", "locks"]),
+    ("export", &["sys", "archive", "driver", "digest"]),
     (
         "overlay",
         &[
-            "archive", "backing", "room", "lease", "locks", "undo", "worker", "quota", "tree", "mounts", "options", "id",
-            "driver", "sys",
+            "archive", "export", "backing", "room", "lease", "locks", "undo", "worker", "quota", "tree", "mounts",
+            "options", "id", "driver", "sys",
         ],
     ),
     (
         "devmapper",
         &[
-            "archive", "backing", "room", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id", "driver",
-            "sys",
+            "archive", "export", "backing", "room", "lease", "locks", "undo", "worker", "tree", "mounts", "options", "id",
+            "driver", "sys",
         ],
     ),
     ("graph", &["overlay", "devmapper", "driver", "lease", "id", "cancel"]),
-    ("capi", &["graph", "driver", "id", "sys"]),
+    ("capi", &["graph", "driver", "archive", "digest", "id", "sys"]),
 ];
 
 fn sources() -> Vec<PathBuf> {

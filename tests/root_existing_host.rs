@@ -464,3 +464,25 @@ fn root_layers_that_hosts_share_are_read() {
         assert!(shared.join(CHILD).join("diff/etc/group").exists());
     });
 }
+
+/// Layers of the C module become the same archives as layers of ours with the same content.
+#[test]
+fn root_exports_of_such_a_store_are_those_of_any_other() {
+    let host = Host::new();
+    let subject = Rust::default();
+    host.init(&subject);
+    let made: Vec<Vec<u8>> = [BASE, CHILD, CONTAINER].iter().map(|id| subject.diff(id, None).unwrap()).collect();
+    let since_base = subject.diff(CONTAINER, Some(BASE)).unwrap();
+    subject.cleanup().unwrap();
+    let store = Store::new();
+    let ours = Rust::default();
+    ours.init("overlay2", &store.root(), &["overlay2.sync=none"]).unwrap();
+    for (number, archive) in made.iter().enumerate() {
+        let parent = number.checked_sub(1).map(|below| format!("l{below}"));
+        ours.create_ro(&format!("l{number}"), parent.as_deref()).unwrap();
+        ours.apply(&format!("l{number}"), archive).unwrap();
+        assert!(ours.diff(&format!("l{number}"), None).unwrap() == *archive, "layer {number}");
+    }
+    assert!(ours.diff("l2", Some("l0")).unwrap() == since_base);
+    ours.cleanup().unwrap();
+}

@@ -38,6 +38,12 @@ fn root_before_linux_5_6_without_openat2_and_the_new_mount_api() {
 }
 
 #[test]
+fn root_before_linux_5_12_without_views_of_mounts() {
+    without(&[libc::SYS_mount_setattr, libc::SYS_open_tree]);
+    run_all();
+}
+
+#[test]
 fn root_before_linux_5_8_without_mount_attributes_in_statx() {
     without(&[libc::SYS_statx]);
     run_all();

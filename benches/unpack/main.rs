@@ -3,13 +3,14 @@
 //! `cargo bench --bench unpack` (as root; needs tar, bsdtar, gzip, igzip, zstd, a C compiler, and packages from Debian 12
 //! the first time) prints a table of seconds: minimum and median of several rounds, in which the contestants take turns, the
 //! ratio of the minima to ours, the least processor time, and each one's peak memory. Every run unpacks into a fresh tmpfs or a fresh ext4 on a loop device, in a mount namespace of its
-//! own. `UNPACK_ROUNDS`, `UNPACK_KINDS` and `UNPACK_FILESYSTEMS` choose less. Durability is off for all, except where it says
+//! own. `UNPACK_ROUNDS`, `UNPACK_KINDS`, `UNPACK_FORMATS`, `UNPACK_FILESYSTEMS` and `UNPACK_TABLES` choose less. Durability is off for all, except where it says
 //! "on disk": then the time includes a `syncfs`.
 #![allow(unsafe_code)] // wait4, for the peak memory of a child
 
+mod export;
 mod layers;
 
-use graphdriver::archive::{self, Below, Limits, Options, Whiteouts};
+use graphdriver::archive::{self, Below, Digests, Limits, Options, Whiteouts};
 use graphdriver::cancel::Cancel;
 use layers::{FORMATS, KINDS, layer};
 use nix::mount::{MsFlags, umount};
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The first argument that makes this program unpack one archive instead: `ONE ARCHIVE DIRECTORY sync|async`.
+/// The first argument that makes this program unpack one archive instead: `ONE ARCHIVE DIRECTORY sync|async|digests`.
 const ONE: &str = "unpack-one";
 /// The one that makes it make the layers: in a process of its own, because a child's peak memory counts what its parent had at
 /// the fork.
@@ -38,6 +39,14 @@ struct Measured {
     peak: i64,
 }
 
+impl Measured {
+    fn add(&mut self, (seconds, processor, peak): (f64, f64, i64)) {
+        self.seconds.push(seconds);
+        self.processor.push(processor);
+        self.peak = self.peak.max(peak);
+    }
+}
+
 fn contestants(archive: &Path, format: &str, filesystem: &str, target: &Path, place: &Path) -> Vec<Contestant> {
     let (archive, target) = (archive.display().to_string(), target.display().to_string());
     let me = std::env::current_exe().unwrap().display().to_string();
@@ -52,6 +61,7 @@ fn contestants(archive: &Path, format: &str, filesystem: &str, target: &Path, pl
     };
     let mut all = vec![
         make("libgraphdriver", &format!("@ME {ONE} @A @T async"), false),
+        make("same, with digests", &format!("@ME {ONE} @A @T digests"), false),
         make("GNU tar", &format!("{gnu} --numeric-owner --xattrs --xattrs-include=* -xpf @A -C @T"), false),
         make("bsdtar", "bsdtar --numeric-owner -xpf @A -C @T", false),
     ];
@@ -133,14 +143,15 @@ fn nowhere() -> std::fs::File {
     open
 }
 
-fn unpack_one(archive: &str, target: &str, sync: bool) {
+fn unpack_one(archive: &str, target: &str, how: &str) {
     let options = Options {
         whiteouts: Whiteouts::Overlay,
         shift: None,
         limits: Limits::default(),
-        sync,
+        sync: how == "sync",
         below: Below::default(),
         cancel: Cancel::default(),
+        digests: Digests { wanted: how == "digests", ..Digests::default() },
     };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
     archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
@@ -149,7 +160,8 @@ fn unpack_one(archive: &str, target: &str, sync: bool) {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [_, ONE, archive, target, sync] => return unpack_one(archive, target, *sync == "sync"),
+        [_, ONE, archive, target, how] => return unpack_one(archive, target, how),
+        [_, export::ONE, tree, format] => return export::export_one(tree, format),
         [_, MAKE] => return each_layer(|_, _, _| ()),
         _ => {}
     }
@@ -168,7 +180,14 @@ fn main() {
     assert!(Command::new(std::env::current_exe().unwrap()).arg(MAKE).status().unwrap().success());
     each_layer(|kind, format, archive| {
         for filesystem in choice("UNPACK_FILESYSTEMS", &["tmpfs", "ext4"]) {
-            table(kind, format, &filesystem, archive, &scratch, &place, rounds);
+            for what in choice("UNPACK_TABLES", &["unpack", "export"]) {
+                if what == "unpack" {
+                    table(kind, format, &filesystem, archive, &scratch, &place, rounds);
+                } else {
+                    let plain = layer(kind, "tar");
+                    export::table(kind, format, &filesystem, &plain, &scratch, rounds);
+                }
+            }
         }
     });
     std::fs::remove_dir_all(&scratch).unwrap();
@@ -192,23 +211,25 @@ fn table(kind: &str, format: &str, filesystem: &str, archive: &Path, scratch: &P
     for _ in 0..rounds {
         for (contestant, measured) in all.iter().zip(&mut measured) {
             let fresh = (!contestant.floor).then(|| Fresh::new(filesystem, scratch, &target));
-            let (seconds, processor, peak) = run(&contestant.command);
-            measured.seconds.push(seconds);
-            measured.processor.push(processor);
-            measured.peak = measured.peak.max(peak);
+            measured.add(run(&contestant.command));
             drop(fresh);
         }
     }
+    let names: Vec<&str> = all.iter().map(|contestant| contestant.name).collect();
+    report(kind, format, filesystem, &names, &measured);
+}
+
+/// The lines of one table; the first contestant is ours.
+fn report(kind: &str, format: &str, on: &str, names: &[&str], measured: &[Measured]) {
     let sorted = |seconds: &[f64]| {
         let mut seconds = seconds.to_vec();
         seconds.sort_by(f64::total_cmp);
         (seconds[0], seconds[seconds.len() / 2])
     };
     let (ours, _) = sorted(&measured[0].seconds);
-    for (contestant, measured) in all.iter().zip(&measured) {
+    for (name, measured) in names.iter().zip(measured) {
         let ((least, middle), (processor, _)) = (sorted(&measured.seconds), sorted(&measured.processor));
-        let on = if contestant.floor { "-" } else { filesystem };
-        let (name, ratio, peak) = (contestant.name, least / ours, measured.peak >> 10);
+        let (ratio, peak) = (least / ours, measured.peak >> 10);
         println!(
             "| {kind:<5} | {format:<7} | {on:<5} | {name:<23} | {least:>6.2} | {middle:>6.2} | {ratio:>5.2} | {processor:>6.2} | {peak:>5} |"
         );

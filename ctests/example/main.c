@@ -151,6 +151,46 @@ static int run_in(const char *rootfs, const char *script)
     return 0;
 }
 
+static ssize_t write_file_descriptor(void *context, const void *bytes, size_t length)
+{
+    return write(*(int *)context, bytes, length);
+}
+
+static ssize_t read_file_descriptor(void *context, void *buffer, size_t length)
+{
+    return stopped ? -1 : read(*(int *)context, buffer, length);
+}
+
+/* Commits a container: what it changed becomes an archive, as a registry takes it, and that a new image layer on top of the
+   same parent. Each request says its own size, so that programs and library may be of different ages; both digests come out
+   of the same pass, and going in they are checked. */
+static int commit(const char *container, const char *parent, const char *id)
+{
+    struct driver_create_opts options = { NULL, NULL };
+    FILE *file = tmpfile();
+    int fd = file ? fileno(file) : -1;
+    struct graphdriver_diff out = { .size = sizeof out, .context = &fd, .write = write_file_descriptor,
+                                    .compression = GRAPHDRIVER_GZIP };
+    struct graphdriver_unpack in = { .size = sizeof in, .context = &fd, .read = read_file_descriptor,
+                                     .expected_digest = out.digest, .expected_diff_id = out.diff_id };
+    if (!file) {
+        perror("a file for the archive");
+        return -1;
+    }
+    double start = milliseconds();
+    int result = graphdriver_diff(container, &out);
+    if (result == 0)
+        result = graphdriver_create_ro(id, parent, &options);
+    if (result == 0)
+        result = lseek(fd, 0, SEEK_SET) == 0 ? graphdriver_unpack(id, &in) : -1;
+    fclose(file);
+    if (result != 0)
+        return failed("commit");
+    printf("\nCommitted as layer %s in %.1f ms: %llu entries in %llu bytes, diff id %.19s...\n", id, milliseconds() - start,
+           (unsigned long long)out.entries, (unsigned long long)out.bytes, out.diff_id);
+    return 0;
+}
+
 static int tour(char **archives, int count, char ids[][64])
 {
     const char *parent = NULL;
@@ -185,6 +225,18 @@ static int tour(char **archives, int count, char ids[][64])
         result = run_in(rootfs, "busybox() { /bin/busybox \"$@\"; }; cd / && busybox ls -l . bin root usr/share && "
                                 "busybox cat etc/motd root/note");
     free(rootfs);
+
+    /* The container's changes as a layer of an image, and another container upon it. */
+    if (result == 0)
+        result = commit("container", "without-doc", "committed");
+    if (result == 0 && graphdriver_create_rw("second", "committed", &options) != 0)
+        result = failed("create");
+    rootfs = result == 0 ? graphdriver_mount_layer("second", NULL) : NULL;
+    if (rootfs)
+        result = run_in(rootfs, "echo -n 'A container made from it reads: '; /bin/busybox cat /root/note");
+    else if (result == 0)
+        result = failed("mount");
+    free(rootfs);
     return stopped ? -1 : result;
 }
 
@@ -209,10 +261,11 @@ int main(int argc, char **argv)
 
     /* Down again, in the opposite order, however far it got: what was never mounted or made is no error here. */
     double start = milliseconds();
-    if (graphdriver_umount_layer("container") != 0)
+    if (graphdriver_umount_layer("second") != 0 || graphdriver_umount_layer("container") != 0)
         result = failed("umount");
     double unmounted = milliseconds();
-    if (graphdriver_rm_layer("container") != 0 || graphdriver_rm_layer("without-doc") != 0)
+    if (graphdriver_rm_layer("second") != 0 || graphdriver_rm_layer("committed") != 0 ||
+        graphdriver_rm_layer("container") != 0 || graphdriver_rm_layer("without-doc") != 0)
         result = failed("remove");
     for (int i = count - 1; i >= 0; i--) {
         if (*ids[i] && graphdriver_rm_layer(ids[i]) != 0)

@@ -62,6 +62,31 @@ fn entry(line: &[u8]) -> Option<(u16, u32, u16)> {
     Some((tag, id, permissions))
 }
 
+/// The text of an attribute's value, as [`from_text`] takes it. `None` when the value is malformed.
+pub fn to_text(value: &[u8]) -> Option<Vec<u8>> {
+    let (version, entries) = value.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != VERSION || !entries.len().is_multiple_of(8) {
+        return None;
+    }
+    let mut lines = Vec::new();
+    for entry in entries.chunks_exact(8) {
+        let (tag, bits) = (u16::from_le_bytes([entry[0], entry[1]]), u16::from_le_bytes([entry[2], entry[3]]));
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        let (name, who) = match tag {
+            0x01 => ("user", String::new()),
+            0x02 => ("user", id.to_string()),
+            0x04 => ("group", String::new()),
+            0x08 => ("group", id.to_string()),
+            0x10 => ("mask", String::new()),
+            0x20 => ("other", String::new()),
+            _ => return None,
+        };
+        let letter = |bit, letter| if bits & bit != 0 { letter } else { '-' };
+        lines.push(format!("{name}:{who}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')));
+    }
+    Some(lines.join(",").into_bytes())
+}
+
 /// Rewrites the ids in an attribute's value; `shift` is told whether an id is a group's. `None` when the value is malformed or
 /// `shift` refuses an id.
 pub fn shifted(value: &[u8], mut shift: impl FnMut(bool, u32) -> Option<u32>) -> Option<Vec<u8>> {
@@ -91,6 +116,10 @@ mod tests {
         let tags: Vec<u8> = value[4..].chunks_exact(8).map(|e| e[0]).collect();
         assert_eq!(tags, [1, 2, 4, 8, 16, 32]);
         assert_eq!(value[12..20], [2, 0, 6, 0, 0xe8, 3, 0, 0]);
+        let text = to_text(&value).unwrap();
+        assert_eq!(text, b"user::rwx,user:1000:rw-,group::r-x,group:50:--x,mask::rwx,other::r--");
+        assert_eq!(from_text(&text).unwrap(), value);
+        assert!(to_text(&value[..7]).is_none() && to_text(b"").is_none());
         for text in ["user:lisa:rw-", "user:rwz", "owner::rwx", "user"] {
             assert!(from_text(text.as_bytes()).is_none(), "{text}");
         }

@@ -254,6 +254,8 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> Result<(usize, bool)> {
 
 /// Where the decoded bytes go, in buffers that are handed back and forth.
 pub trait Sink {
+    /// The stream was found to be compressed in this way.
+    fn begin(&mut self, _format: Format) {}
     /// A buffer to fill, not empty; `None` when nobody wants it any more.
     fn buffer(&mut self) -> Option<Vec<u8>>;
     /// Passes the first `length` bytes of a buffer on. `false`: nobody wants them any more.
@@ -267,6 +269,7 @@ pub trait Sink {
 pub fn run(source: &mut dyn Read, sink: &mut dyn Sink, limits: &Limits) -> Result<bool> {
     let mut input = Input { source, buffer: vec![0; BUFFER], start: 0, end: 0, ended: false, left: limits.stream };
     let format = Format::of(input.want(RECOGNISED_BY)?);
+    sink.begin(format);
     match format {
         Format::Plain => copy(&mut input, sink),
         Format::Gzip => inflate(format, &mut Gzip(flate2::Decompress::new_gzip(WINDOW_BITS)), &mut input, sink),

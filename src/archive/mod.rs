@@ -5,6 +5,7 @@
 //! ([`plan`]) and does them ([`place`]). The first two touch no file system and can be fuzzed alone. Another one, which inherits the
 //! lock, gives small files their content ([`finish`]).
 
+mod account;
 pub mod acl;
 mod below;
 pub mod decode;
@@ -21,9 +22,11 @@ pub mod pax;
 mod place;
 pub mod plan;
 mod purge;
-mod ring;
+pub(crate) mod ring;
 mod walk;
 
+pub(crate) use account::Taken;
+pub use account::{Digests, Progress};
 pub use below::Below;
 pub(crate) use describe::remove_xattrs;
 pub use limits::{Limits, MAX_WINDOW};
@@ -31,11 +34,13 @@ pub use losses::{Loss, Lost};
 pub use plan::IdShift;
 
 use crate::cancel::{Cancel, Until};
+use crate::digest::Digest;
 use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::room;
 use crate::sys::fs::{self, shown};
 use crate::sys::{caps, confine};
+use account::Accounted;
 use entry::{Entry, Reader};
 use gate::Gate;
 use losses::Losses;
@@ -44,7 +49,13 @@ use std::ffi::OsStr;
 use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
+
+/// Whether an attribute is an archive's business: whether it means the same on every host.
+pub(crate) fn is_of_archives(key: &[u8]) -> bool {
+    Loss::of_class(key).is_none()
+}
 
 /// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +81,8 @@ pub struct Options {
     pub below: Below,
     /// Ends the unpack early, with [`Kind::Cancelled`]; a `content` that blocks is waited for.
     pub cancel: Cancel,
+    /// Which digests are taken and checked; one that is wrong is found out after all was unpacked.
+    pub digests: Digests,
 }
 
 /// What was unpacked.
@@ -79,8 +92,14 @@ pub struct Outcome {
     /// The layer hides everything below it. Overlay's kernel code does not look for the mark on a layer's root, so the driver
     /// has to leave the lower layers out.
     pub root_opaque: bool,
+    /// An entry says what the layer's root is to be like.
+    pub root_described: bool,
     /// Entries of the archive, extension records not counted.
     pub entries: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Of the bytes that were read and of the uncompressed archive, where they were wanted.
+    pub digests: Option<(Digest, Digest)>,
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
@@ -96,7 +115,25 @@ pub fn unpack(
     options: &Options,
     before_change: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<Outcome> {
-    let (mut filler, drainer) = ring::ring();
+    unpack_showing(content, target, nowhere, options, before_change, None)
+}
+
+/// The same, telling `progress` how far it is.
+///
+/// # Errors
+/// As for [`unpack`].
+pub fn unpack_showing(
+    content: &mut dyn Read,
+    target: BorrowedFd<'_>,
+    nowhere: BorrowedFd<'_>,
+    options: &Options,
+    before_change: &(dyn Fn() -> Result<()> + Sync),
+    progress: Option<Progress<'_>>,
+) -> Result<Outcome> {
+    let wanted = options.digests.are_wanted();
+    let (taken, entries) = (Taken::new(wanted), &AtomicU64::new(0));
+    let mut source = Accounted::new(Until::new(content, &options.cancel), wanted, entries, progress);
+    let (mut filler, drainer) = ring::hashing(&taken);
     let drainer = Until::new(drainer, &options.cancel);
     let losses = Losses::new(target);
     let outcome = std::thread::scope(|scope| {
@@ -106,9 +143,9 @@ pub fn unpack(
         let keeping = start(scope, "unpack-gate", move || keeper.serve(before_change))?;
         let placing = start(scope, "unpack", move || {
             let _confined = confined(nowhere, options)?;
-            place_all(Reader::new(drainer, &options.limits), target, options, losses, gate)
+            place_all(Reader::new(drainer, &options.limits), target, options, losses, (gate, entries))
         })?;
-        let fed = decode::run(&mut Until::new(content, &options.cancel), &mut filler, &options.limits);
+        let fed = decode::run(&mut source, &mut filler, &options.limits);
         if let Ok(true) = fed {
             filler.end();
         } else {
@@ -124,7 +161,13 @@ pub fn unpack(
     });
     losses.log();
     // Whatever stopped it first, if only a source that its owner closed: this is why.
-    let outcome = outcome.or_else(|e| options.cancel.check().and(Err(room::explain(e, target))))?;
+    let mut outcome = outcome.or_else(|e| options.cancel.check().and(Err(room::explain(e, target))))?;
+    outcome.bytes = source.bytes;
+    if let Some(read) = source.digest() {
+        let archive = taken.finish().unwrap_or(read);
+        options.digests.check(read, archive)?;
+        outcome.digests = Some((read, archive));
+    }
     if options.sync {
         let written = fs::syncfs(target).map_err(|e| room::explain(e, target));
         written.context(|| "write the unpacked layer to disk")?;
@@ -160,13 +203,13 @@ fn place_all<S: BufRead>(
     target: BorrowedFd<'_>,
     options: &Options,
     losses: &Losses<'_>,
-    gate: Gate,
+    (gate, entries): (Gate, &AtomicU64),
 ) -> Result<Outcome> {
     std::thread::scope(|scope| {
         let (unfinished, finisher) = finish::queue();
         let placer = Placer::new(fs::open_dir_at(target.as_fd(), ".")?, options, losses, unfinished)?;
         let finishing = confine::waiting(|| start(scope, "unpack-finish", || finisher.run(losses)))??;
-        let placed = place_entries(reader, placer, options, gate);
+        let placed = place_entries(reader, placer, options, (gate, entries));
         // What the other thread fails at stands before what this one is at, and is then why this one stopped.
         confine::waiting(|| outcome_of(finishing))?.and(placed)
     })
@@ -176,7 +219,7 @@ fn place_entries<S: BufRead>(
     mut reader: Reader<'_, S>,
     mut placer: Placer<'_>,
     options: &Options,
-    mut gate: Gate,
+    (mut gate, entries): (Gate, &AtomicU64),
 ) -> Result<Outcome> {
     let mut entry = Entry::default();
     loop {
@@ -191,8 +234,10 @@ fn place_entries<S: BufRead>(
             placer.place(&what, &mut reader, &entry)
         });
         done.map_err(blame).context(|| unpacking(&entry.path))?;
+        entries.store(reader.count(), Ordering::Relaxed);
     }
-    let outcome = Outcome { root_opaque: placer.root_opaque, entries: reader.count() };
+    let (root_opaque, root_described) = (placer.root_opaque, placer.root_described);
+    let outcome = Outcome { root_opaque, root_described, entries: reader.count(), ..Outcome::default() };
     placer.finish()?;
     Ok(outcome)
 }

@@ -42,6 +42,7 @@ pub(super) struct Placer<'o> {
     made: u64,
     /// The archive hides everything below the layer.
     pub(super) root_opaque: bool,
+    pub(super) root_described: bool,
     /// Finds what implied directories are merged with.
     lookup: Lookup,
 }
@@ -74,6 +75,7 @@ impl<'o> Placer<'o> {
             aufs_links: false,
             made: 0,
             root_opaque: false,
+            root_described: false,
             lookup: Lookup::default(),
         })
     }
@@ -105,6 +107,7 @@ impl<'o> Placer<'o> {
         match operation {
             Operation::Skip => Ok(()),
             Operation::Root(metadata) => {
+                self.root_described = true;
                 let root = self.dirs.root();
                 self.describe_dir(&root, b".", metadata, true)
             }
@@ -182,6 +185,8 @@ impl<'o> Placer<'o> {
             let found = fs::stat_fd(&new)?;
             let right = (found.uid, found.gid, found.mode & PERMISSIONS) == (implied.uid, implied.gid, IMPLIED_MODE);
             let template = if hidden { None } else { lookup.find(below, root.as_fd(), &spot.parent(), name)? };
+            // Not the time of the unpacking: the same archive is to make the same layer.
+            place::set_times(&new, Time::KEEP, Time::default())?;
             match template {
                 Some(template) => describe::copied_up(&new, &template)?,
                 None if !right || hands_down(dir)? => describe::implied(&new, implied)?,
@@ -416,6 +421,8 @@ fn own(parent: &Dir, name: &[u8], owner: Owner) -> Result<()> {
 }
 
 fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, content: &mut Reader<'_, S>) -> Result<()> {
+    // First, so that the filesystem does not take the holes for room that is about to be written to (XFS).
+    place::set_length(fd, length)?;
     for (offset, count) in extents {
         let (mut at, end) = (*offset, offset + count);
         while at < end {
@@ -426,7 +433,7 @@ fn write_sparse<S: BufRead>(fd: &OwnedFd, extents: &[(u64, u64)], length: u64, c
             at += step as u64;
         }
     }
-    place::set_length(fd, length)
+    Ok(())
 }
 
 /// Marks a directory as one that hides what the lower layers have under its name (`Documentation/filesystems/overlayfs.rst`).

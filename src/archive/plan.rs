@@ -78,13 +78,13 @@ pub enum Operation<'e> {
 }
 
 /// What names a whiteout (OCI image specification, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// What names the files that AUFS keeps for itself.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// Where AUFS keeps the files that have several names: each name in the layer is a hard link to one in here.
 pub(super) const LINKS: &[u8] = b".wh..wh.plnk";
 /// What hides all of a directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// File types of `mknod(2)` (`asm-generic/stat.h`).
 const CHAR: u32 = 0o020_000;
@@ -194,6 +194,12 @@ impl IdShift {
         shifted("gid", id, self.gid, self.size)
     }
 
+    /// The id in an archive of what has this one in the layer; `None` for one outside the range.
+    pub(crate) fn back(&self, group: bool, id: u32) -> Option<u32> {
+        let base = if group { self.gid } else { self.uid };
+        id.checked_sub(base).filter(|id| *id < self.size)
+    }
+
     /// The owner that a file of `owner` gets.
     pub(super) fn apply(&self, owner: Owner) -> Result<Owner> {
         Ok(Owner { uid: self.user(owner.uid)?, gid: self.group(owner.gid)? })
@@ -229,7 +235,7 @@ fn metadata(entry: &Entry, shift: Option<&IdShift>) -> Result<Metadata> {
 }
 
 /// File capabilities.
-const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Whether an attribute is one whose value the kernel looks into.
 pub(super) fn is_structured(key: &[u8]) -> bool {

@@ -1,12 +1,13 @@
 //! The bounded ring of buffers between the thread that reads and inflates and the thread that places.
 
-use super::decode::Sink;
+use super::account::Taken;
+use super::decode::{Format, Sink};
 use crate::sys::confine;
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes of one buffer.
-pub(super) const BUFFER: usize = 256 << 10;
+pub(crate) const BUFFER: usize = 256 << 10;
 /// Buffers of the ring.
 const BUFFERS: usize = 8;
 
@@ -16,13 +17,15 @@ struct Filled {
 }
 
 /// The end that is filled.
-pub(super) struct Filler {
+pub(crate) struct Filler<'t> {
+    taken: &'t Taken,
     full: SyncSender<Option<Filled>>,
     free: Receiver<Vec<u8>>,
 }
 
 /// The end that is emptied. Dropping it makes the filling end stop.
-pub(super) struct Drainer {
+pub(crate) struct Drainer<'t> {
+    taken: &'t Taken,
     full: Receiver<Option<Filled>>,
     free: SyncSender<Vec<u8>>,
     current: Filled,
@@ -30,8 +33,14 @@ pub(super) struct Drainer {
     ended: bool,
 }
 
-/// Makes a ring.
-pub(super) fn ring() -> (Filler, Drainer) {
+/// Makes a ring in which nobody takes a digest.
+pub(crate) fn ring() -> (Filler<'static>, Drainer<'static>) {
+    static NONE: Taken = Taken::none();
+    hashing(&NONE)
+}
+
+/// Makes a ring whose emptied end takes a digest of what it gets, unless the filled end finds that it got it as it is.
+pub(crate) fn hashing(taken: &Taken) -> (Filler<'_>, Drainer<'_>) {
     let (full, filled) = sync_channel(BUFFERS);
     let (free, freed) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
@@ -39,10 +48,16 @@ pub(super) fn ring() -> (Filler, Drainer) {
         let _ = free.send(vec![0; BUFFER]);
     }
     let current = Filled { bytes: Vec::new(), length: 0 };
-    (Filler { full, free: freed }, Drainer { full: filled, free, current, position: 0, ended: false })
+    (Filler { taken, full, free: freed }, Drainer { taken, full: filled, free, current, position: 0, ended: false })
 }
 
-impl Sink for Filler {
+impl Sink for Filler<'_> {
+    fn begin(&mut self, format: Format) {
+        if format == Format::Plain {
+            self.taken.forgo();
+        }
+    }
+
     fn buffer(&mut self) -> Option<Vec<u8>> {
         self.free.recv().ok()
     }
@@ -52,14 +67,34 @@ impl Sink for Filler {
     }
 }
 
-impl Filler {
+impl Filler<'_> {
     /// Says that the stream ends well here. Without it the other end takes the stream for broken off.
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         let _ = self.full.send(None);
+    }
+
+    /// Empty buffers, and where filled ones go: for a thread that fills and one that sees what was filled.
+    pub(crate) fn split(self) -> (Receiver<Vec<u8>>, Full) {
+        (self.free, Full(self.full))
     }
 }
 
-impl BufRead for Drainer {
+/// Where filled buffers go, apart from where empty ones come from. Dropping it breaks the stream off.
+pub(crate) struct Full(SyncSender<Option<Filled>>);
+
+impl Full {
+    /// As [`Sink::pass`].
+    pub(crate) fn pass(&self, bytes: Vec<u8>, length: usize) -> bool {
+        self.0.send(Some(Filled { bytes, length })).is_ok()
+    }
+
+    /// As [`Filler::end`].
+    pub(crate) fn end(self) {
+        let _ = self.0.send(None);
+    }
+}
+
+impl BufRead for Drainer<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.position == self.current.length && !self.ended {
             let spent = std::mem::take(&mut self.current.bytes);
@@ -70,7 +105,10 @@ impl BufRead for Drainer {
             (self.current.length, self.position) = (0, 0);
             let next = confine::waiting(|| self.full.recv());
             match next.map_err(io::Error::other)? {
-                Ok(Some(filled)) => self.current = filled,
+                Ok(Some(filled)) => {
+                    self.taken.update(&filled.bytes[..filled.length]);
+                    self.current = filled;
+                }
                 Ok(None) => self.ended = true,
                 Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
             }
@@ -83,7 +121,7 @@ impl BufRead for Drainer {
     }
 }
 
-impl Read for Drainer {
+impl Read for Drainer<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(into.len());

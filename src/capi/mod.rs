@@ -9,10 +9,13 @@ mod document;
 mod input;
 mod output;
 mod report;
+mod requests;
+mod transfer;
 mod types;
 
 pub use additions::*;
 pub use document::*;
+pub use transfer::*;
 pub use types::*;
 
 use crate::error::{Error, Kind, Result};

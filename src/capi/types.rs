@@ -66,3 +66,84 @@ pub struct graphdriver_status {
     /// Lines `Name: value`, each ended by a newline.
     pub status: *mut c_char,
 }
+
+/// Told how far an unpack is: bytes read, and entries of the archive.
+pub type graphdriver_progress_func_t = Option<unsafe extern "C" fn(context: *mut c_void, bytes: u64, entries: u64)>;
+/// Writes up to `len` bytes from `buf`; returns how many, or a negative number on failure, with errno set.
+pub type graphdriver_write_func_t =
+    Option<unsafe extern "C" fn(context: *mut c_void, buf: *const c_void, len: usize) -> isize>;
+/// Told of a change: GRAPHDRIVER_ADDED, GRAPHDRIVER_MODIFIED or GRAPHDRIVER_DELETED, and the path in the layer, beginning with a slash.
+pub type graphdriver_change_func_t =
+    Option<unsafe extern "C" fn(context: *mut c_void, change: c_int, path: *const c_char) -> c_int>;
+
+/// An archive that is not compressed.
+pub const GRAPHDRIVER_PLAIN: u32 = 0;
+/// An archive in gzip's format.
+pub const GRAPHDRIVER_GZIP: u32 = 1;
+/// An archive in zstd's format.
+pub const GRAPHDRIVER_ZSTD: u32 = 2;
+
+/// The ancestor has nothing there.
+pub const GRAPHDRIVER_ADDED: c_int = 0;
+/// Content or attributes differ; of a directory also: something in it changed.
+pub const GRAPHDRIVER_MODIFIED: c_int = 1;
+/// It is gone.
+pub const GRAPHDRIVER_DELETED: c_int = 2;
+
+/// What is to be unpacked, and what was. Later versions may append members.
+#[repr(C)]
+pub struct graphdriver_unpack {
+    /// sizeof(struct graphdriver_unpack)
+    pub size: usize,
+    /// Handed to both functions.
+    pub context: *mut c_void,
+    /// Where the archive is read from; as for graphdriver_apply_diff. Not NULL.
+    pub read: io_read_func_t,
+    /// Told how far it is; NULL for none.
+    pub progress: graphdriver_progress_func_t,
+    /// The digest that the bytes read must have, as "sha256:<64 hexadecimal digits>"; NULL for any.
+    pub expected_digest: *const c_char,
+    /// The digest that the uncompressed archive must have; NULL for any.
+    pub expected_diff_id: *const c_char,
+    /// Most entries of the archive; 0 for the default of 4,194,304. Where none of these three is given, the driver's options decide.
+    pub max_entries: u64,
+    /// Most bytes, both of the archive as it is read and uncompressed; 0 for the default of 4 TiB.
+    pub max_bytes: u64,
+    /// Most bytes that a decompressor may use for its window; 0 for the default of 128 MiB.
+    pub max_window: u64,
+    /// Receives the digest of the bytes read.
+    pub digest: [c_char; 72],
+    /// Receives the digest of the uncompressed archive.
+    pub diff_id: [c_char; 72],
+    /// Receives the number of bytes read.
+    pub bytes: u64,
+    /// Receives the number of entries.
+    pub entries: u64,
+    /// Receives the size of the layer; as for graphdriver_apply_diff.
+    pub layer_size: u64,
+}
+
+/// What is to be exported, and what was. Later versions may append members.
+#[repr(C)]
+pub struct graphdriver_diff {
+    /// sizeof(struct graphdriver_diff)
+    pub size: usize,
+    /// Handed to write.
+    pub context: *mut c_void,
+    /// Where the archive goes. Not NULL.
+    pub write: graphdriver_write_func_t,
+    /// The ancestor whose content is not to be in the archive; NULL or "" for the layer's parent.
+    pub base: *const c_char,
+    /// GRAPHDRIVER_PLAIN, GRAPHDRIVER_GZIP or GRAPHDRIVER_ZSTD.
+    pub compression: u32,
+    /// Compression level: gzip 1 to 9, zstd 1 to 22; 0 for the default.
+    pub level: u32,
+    /// Receives the digest of what was written, as "sha256:<64 hexadecimal digits>".
+    pub digest: [c_char; 72],
+    /// Receives the digest of the uncompressed archive.
+    pub diff_id: [c_char; 72],
+    /// Receives the number of bytes written.
+    pub bytes: u64,
+    /// Receives the number of entries.
+    pub entries: u64,
+}

@@ -8,6 +8,7 @@
 mod base;
 mod create;
 mod devices;
+mod diff;
 mod filesystem;
 mod identity;
 mod kernel;
@@ -24,7 +25,9 @@ mod store;
 mod testing;
 mod transaction;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
+use crate::driver::{
+    Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
+};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -34,6 +37,7 @@ use crate::worker::Worker;
 use devices::Devices;
 use mount::Place;
 use record::{Device, file_name};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -156,6 +160,23 @@ impl Driver for DeviceMapper {
 
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
         self.shared.apply(id, request).context(|| format!("unpack into layer '{id}'"))
+    }
+
+    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
+        self.shared.export(id, base, compression, to).context(|| format!("export layer '{id}'"))
+    }
+
+    fn changes(
+        &self,
+        id: &LayerId,
+        base: Option<&LayerId>,
+        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
+    ) -> Result<()> {
+        self.shared.list_changes(id, base, each).context(|| format!("list the changes of layer '{id}'"))
+    }
+
+    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
+        self.shared.size_of_changes(id, base).context(|| format!("measure the changes of layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

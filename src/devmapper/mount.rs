@@ -18,6 +18,7 @@ use crate::log;
 use crate::mounts::{self, Words};
 use crate::sys::dm::{Settle, Writes, is_busy, is_gone};
 use crate::sys::mount::{self, Flags};
+use crate::sys::place::{self, Time};
 use crate::sys::{dm_node, fs};
 use crate::tree;
 use std::ffi::{OsStr, OsString};
@@ -270,7 +271,7 @@ impl Place {
     }
 
     /// Makes sure that a device holds a layer of this home: all have the UUID of its base.
-    fn check_uuid(&self, node: &Path) -> Result<()> {
+    pub(super) fn check_uuid(&self, node: &Path) -> Result<()> {
         let found = Superblock::read(node)?.map(|found| found.uuid);
         if found.as_ref() == Some(&self.uuid) {
             return Ok(());
@@ -423,7 +424,7 @@ impl Shared {
 
     /// Runs `work` on the root directory of a layer. If it is not mounted, it is for that time, on a mount point of the stage, where a
     /// start after a crash takes it off again.
-    fn with_root<T>(&self, device: &Device, work: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
+    pub(super) fn with_root<T>(&self, device: &Device, work: impl FnOnce(OwnedFd) -> Result<T>) -> Result<T> {
         let root = |at: &str| fs::open_dir_at(&self.place.points.dir, at).and_then(|top| fs::open_dir_at(top, ROOTFS));
         if self.is_mounted(device)? {
             return root(&device.hash).and_then(work);
@@ -475,13 +476,22 @@ impl Shared {
         fs::chmod_at(root, ".", fs::stat_fd(root)?.mode & 0o7777)?;
         let start = fs::stat_fd(root)?.changed;
         let limits = request.limits.unwrap_or_else(|| self.options.archive.clone());
-        let (below, cancel) = (archive::Below::default(), request.cancel);
-        let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, below, cancel };
+        let (below, cancel, digests) = (archive::Below::default(), request.cancel, request.digests);
+        let options = Options { whiteouts: Whiteouts::Delete, shift: None, limits, sync: true, below, cancel, digests };
         let nowhere = format!(".nowhere-{:016x}", u64::from_ne_bytes(fs::random()?));
         let nowhere = fs::make_nowhere(&self.place.points.dir, nowhere)?;
-        archive::unpack(request.content, root.as_fd(), nowhere.as_fd(), &options, mark)?;
+        let was_empty = fs::is_empty_dir(root)?;
+        let (content, progress) = (request.content, request.progress);
+        let outcome = archive::unpack_showing(content, root.as_fd(), nowhere.as_fd(), &options, mark, progress)?;
+        if was_empty && !outcome.root_described {
+            // Not the time when it was made: the same archive is to make the same layer.
+            place::set_times(root, Time::KEEP, Time::default())?;
+        }
         if let Some(size) = request.size {
             *size = tree::size_changed_since(root.as_fd(), start).context(|| "measure what was unpacked")?;
+        }
+        if let Some(wanted) = request.outcome {
+            *wanted = outcome;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::room;
 use crate::sys::fs::{self, Stat};
-use crate::sys::place;
+use crate::sys::place::{self, Time};
 use crate::tree;
 use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +39,7 @@ impl Shared {
             sync: self.options.durable,
             below: self.below(&home, &layer),
             cancel: request.cancel,
+            digests: request.digests,
         };
         let nowhere = fs::make_nowhere(&home, self.temporary(STAGE)?.name()).map_err(|e| room::explain(e, home.as_fd()))?;
         let is_changed = AtomicBool::new(false);
@@ -51,7 +52,12 @@ impl Shared {
                 (true, Unfinished::First) => self.empty_again(&layer, &diff, &root),
                 _ => Ok(()),
             });
-            let outcome = archive::unpack(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark)?;
+            let outcome =
+                archive::unpack_showing(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark, request.progress)?;
+            if kind == Unfinished::First && !outcome.root_described && is_changed.load(Ordering::SeqCst) {
+                // Not the time when it was made: the same archive is to make the same layer.
+                place::set_times(&diff, Time::KEEP, Time::default())?;
+            }
             if outcome.root_opaque {
                 self.cut_off(&layer, undo)?;
             }
@@ -62,6 +68,9 @@ impl Shared {
             }
             if let Some((place, size)) = size {
                 *place = size;
+            }
+            if let Some(wanted) = request.outcome {
+                *wanted = outcome;
             }
             Ok(())
         });

@@ -7,6 +7,7 @@
 mod apply;
 mod create;
 mod defaults;
+mod diff;
 mod home;
 mod layout;
 mod leftover;
@@ -19,7 +20,9 @@ mod repair;
 mod report;
 mod volatile;
 
-use crate::driver::{Access, CreateOptions, Driver, Metadatum, MountOptions, Status, Unpack, Usage};
+use crate::driver::{
+    Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
+};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -33,6 +36,7 @@ use options::Options;
 use probe::Stacking;
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -135,6 +139,23 @@ impl Driver for Overlay {
 
     fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
         self.on("unpack into", id, |shared| shared.apply(id, request))
+    }
+
+    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
+        self.on("export", id, |shared| shared.export(id, base, compression, to))
+    }
+
+    fn changes(
+        &self,
+        id: &LayerId,
+        base: Option<&LayerId>,
+        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
+    ) -> Result<()> {
+        self.on("list the changes of", id, |shared| shared.list_changes(id, base, each))
+    }
+
+    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
+        self.on("measure the changes of", id, |shared| shared.size_of_changes(id, base))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

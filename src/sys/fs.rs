@@ -225,6 +225,8 @@ pub struct Stat {
     pub rdev: u64,
     /// When content or attributes last changed (ctime), seconds and nanoseconds of the system's clock.
     pub changed: (i64, i64),
+    /// When the content was last changed, or is said to have been (mtime).
+    pub modified: (i64, i64),
 }
 
 impl From<libc::stat> for Stat {
@@ -251,6 +253,7 @@ impl From<libc::stat> for Stat {
             device: st.st_dev as u64,
             rdev: st.st_rdev as u64,
             changed: (st.st_ctime as i64, st.st_ctime_nsec as i64),
+            modified: (st.st_mtime as i64, st.st_mtime_nsec as i64),
         }
     }
 }

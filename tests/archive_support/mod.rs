@@ -1,7 +1,7 @@
 //! Makes tar archives byte by byte (also ones that no tar program would make) and runs the unpacker on them.
 #![allow(dead_code)] // each test file uses its own part
 
-use graphdriver::archive::{self, Below, Limits, Options, Outcome, Whiteouts};
+use graphdriver::archive::{self, Below, Digests, Limits, Options, Outcome, Whiteouts};
 use graphdriver::cancel::Cancel;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -201,6 +201,7 @@ pub fn options(whiteouts: Whiteouts) -> Options {
         sync: false,
         below: Below::default(),
         cancel: Cancel::default(),
+        digests: Digests::default(),
     }
 }
 

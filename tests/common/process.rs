@@ -183,6 +183,11 @@ impl Subject for Process {
         let file = Handed::over(&archive);
         self.call(json!({"do": "apply", "id": id, "archive": file.0})).map(|size| size.as_i64().unwrap())
     }
+    fn diff(&self, id: &str, base: Option<&str>) -> Outcome<Vec<u8>> {
+        let file = Handed::over(b"");
+        self.call(json!({"do": "diff", "id": id, "base": base, "archive": file.0}))?;
+        Ok(std::fs::read(&file.0).unwrap())
+    }
     fn metadata(&self, id: &str) -> Outcome<Vec<(String, String)>> {
         self.call(json!({"do": "metadata", "id": id})).map(|value| pairs(&value))
     }
@@ -257,6 +262,11 @@ fn obey(subject: &dyn Subject, call: &Value, answers: &UnixStream) -> Outcome<Va
         HALFWAY => {
             let mut source = Halfway { file: File::open(word("archive")).unwrap(), answers };
             subject.apply_from(word("id"), &mut source).map(|size| json!(size))
+        }
+        "diff" => {
+            let bytes = subject.diff(word("id"), call["base"].as_str())?;
+            std::fs::write(word("archive"), bytes).unwrap();
+            Ok(json!(null))
         }
         "metadata" => subject.metadata(word("id")).map(|pairs| json!(pairs)),
         "usage" => subject.usage(word("id")).map(|usage| json!(usage)),

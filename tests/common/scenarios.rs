@@ -64,6 +64,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_bad_archive_leaves_no_half_layer", a_bad_archive_leaves_no_half_layer),
     ("layer_size_counts_files_once_and_directories_never", layer_size_counts_files_once_and_directories_never),
     ("status_names_the_driver_and_the_filesystem", status_names_the_driver_and_the_filesystem),
+    ("an_exported_layer_comes_back_as_it_was", an_exported_layer_comes_back_as_it_was),
     ("unknown_storage_options_are_errors", unknown_storage_options_are_errors),
     ("ids_may_be_long_and_have_punctuation", ids_may_be_long_and_have_punctuation),
     ("repair_leaves_whole_and_missing_layers_alone", repair_leaves_whole_and_missing_layers_alone),
@@ -231,6 +232,35 @@ fn status_names_the_driver_and_the_filesystem(w: &World) {
     let (name, fs, text) = w.subject.status().unwrap();
     assert!(["overlay", "overlay2", "devicemapper"].contains(&name.as_str()) && !fs.is_empty());
     assert!(text.ends_with('\n') && text.lines().all(|line| line.contains(": ")), "{text}");
+}
+
+fn an_exported_layer_comes_back_as_it_was(w: &World) {
+    two_layers(w);
+    w.subject.create_rw("c1", Some("top")).unwrap();
+    let root = w.subject.mount("c1", &[]).unwrap();
+    std::fs::write(root.join("etc/name"), "changed").unwrap();
+    std::fs::remove_file(root.join("index.html")).unwrap();
+    std::os::unix::fs::symlink("etc", root.join("link")).unwrap();
+    let running = w.subject.diff("c1", None).unwrap();
+    w.subject.umount("c1").unwrap();
+    assert!(w.subject.diff("c1", None).unwrap() == running);
+    // Upon the parent, and with what the parent changed upon its own.
+    for (layer, base, below) in [("i1", None, "top"), ("i2", Some("bottom"), "bottom")] {
+        let archive = w.subject.diff("c1", base).unwrap();
+        w.subject.create_ro(layer, Some(below)).unwrap();
+        w.subject.apply(layer, &archive).unwrap();
+        let root = w.subject.mount(layer, &[]).unwrap();
+        assert_eq!(text(&root.join("etc/name")), "changed", "{layer}");
+        assert!(
+            !root.join("index.html").exists() && !root.join("home").exists() && !root.join("etc/gone").exists(),
+            "{layer}"
+        );
+        assert_eq!(text(&root.join("link/name")), "changed");
+        w.subject.umount(layer).unwrap();
+    }
+    let enoent = nix::errno::Errno::ENOENT as i32;
+    assert_eq!(w.subject.diff("nobody", None).unwrap_err().errno, enoent);
+    assert_eq!(w.subject.diff("c1", Some("nobody")).unwrap_err().errno, enoent);
 }
 
 /// design document, "Create a read-write layer", step 4: any other create option is an error.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // a C caller cannot be written without
 
 use graphdriver::capi;
-use graphdriver::driver::{Access, CreateOptions, MountOptions};
+use graphdriver::driver::{Access, Compression, CreateOptions, MountOptions};
 use graphdriver::error::Result;
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
@@ -39,6 +39,7 @@ pub trait Subject: Sync {
     fn umount(&self, id: &str) -> Outcome<()>;
     fn exists(&self, id: &str) -> bool;
     fn apply_from(&self, id: &str, source: &mut dyn Read) -> Outcome<i64>;
+    fn diff(&self, id: &str, base: Option<&str>) -> Outcome<Vec<u8>>;
     fn metadata(&self, id: &str) -> Outcome<Vec<(String, String)>>;
     fn usage(&self, id: &str) -> Outcome<(u64, u64)>;
     fn repair(&self, id: &str, parent: Option<&str>) -> Outcome<()>;
@@ -111,6 +112,14 @@ impl Subject for Rust {
                 Ok(i64::try_from(size).unwrap())
             })
         }))
+    }
+    fn diff(&self, id: &str, base: Option<&str>) -> Outcome<Vec<u8>> {
+        let mut bytes = Vec::new();
+        seen(LayerId::parse(id.as_bytes()).and_then(|id| {
+            let base = parent_id(base)?;
+            self.0.with(|driver| driver.diff(&id, base.as_ref(), Compression::None, &mut bytes))
+        }))?;
+        Ok(bytes)
     }
     fn metadata(&self, id: &str) -> Outcome<Vec<(String, String)>> {
         let items = seen(LayerId::parse(id.as_bytes()).and_then(|id| self.0.with(|driver| driver.layer_metadata(&id))))?;
@@ -216,6 +225,13 @@ unsafe extern "C" fn read_source(context: *mut c_void, buf: *mut c_void, len: us
     }
 }
 
+/// Collects what is written, as a C callback.
+unsafe extern "C" fn write_vector(context: *mut c_void, buf: *const c_void, len: usize) -> isize {
+    let bytes = unsafe { &mut *context.cast::<Vec<u8>>() };
+    bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(buf.cast(), len) });
+    isize::try_from(len).unwrap()
+}
+
 impl Subject for C {
     fn kind(&self) -> &'static str {
         "C"
@@ -274,6 +290,17 @@ impl Subject for C {
         zero(unsafe { capi::graphdriver_apply_diff(c(id).as_ptr(), &raw const content, &raw mut size) })
             .inspect_err(|_| assert_eq!(size, -1, "written on failure"))?;
         Ok(size)
+    }
+    fn diff(&self, id: &str, base: Option<&str>) -> Outcome<Vec<u8>> {
+        let (mut bytes, base) = (Vec::<u8>::new(), c_opt(base));
+        let mut request: capi::graphdriver_diff = unsafe { std::mem::zeroed() };
+        request.size = size_of::<capi::graphdriver_diff>();
+        request.context = (&raw mut bytes).cast();
+        request.write = Some(write_vector);
+        request.base = pointer(&base);
+        zero(unsafe { capi::graphdriver_diff(c(id).as_ptr(), &raw mut request) })?;
+        assert_eq!(request.bytes, bytes.len() as u64);
+        Ok(bytes)
     }
     fn metadata(&self, id: &str) -> Outcome<Vec<(String, String)>> {
         let map = map_of(&[]);

@@ -1,0 +1,75 @@
+//! The way back: a tree exported, beside `tar -c` and `bsdtar -c` with the same compressor, with and without its files in memory.
+
+use super::{Fresh, Measured, choice, report, run, shell};
+use graphdriver::driver::Compression;
+use graphdriver::export::{self, How, Source, Tree};
+use std::io::Write;
+use std::path::Path;
+
+/// The first argument that makes this program export one tree to its standard output: `ONE DIRECTORY FORMAT`.
+pub(crate) const ONE: &str = "export-one";
+
+/// Standard output without the line buffer that Rust puts before it.
+struct Stdout(std::fs::File);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn export_one(tree: &str, format: &str) {
+    let new = Tree::of(std::fs::File::open(tree).unwrap().into()).unwrap();
+    let compression = match format {
+        "tar.gz" => Compression::Gzip(6),
+        "tar.zst" => Compression::Zstd(3),
+        _ => Compression::None,
+    };
+    let mut out = Stdout(std::fs::OpenOptions::new().write(true).open("/dev/stdout").unwrap());
+    export::archive(&Source { new, old: None, how: How::Marks }, None, compression, &mut out).unwrap();
+}
+
+/// All go through a pipe: GNU tar reads no file that it would write to /dev/null.
+fn contestants(tree: &Path, format: &str) -> [(&'static str, Vec<String>); 3] {
+    let (tree, me) = (tree.display(), std::env::current_exe().unwrap());
+    let pack = match format {
+        "tar.gz" => "| gzip -6n",
+        "tar.zst" => "| zstd -q3",
+        _ => "",
+    };
+    let line = |name, command: String| (name, vec!["sh".into(), "-c".into(), format!("{command} | cat >/dev/null")]);
+    [
+        line("libgraphdriver", format!("{} {ONE} {tree} {format}", me.display())),
+        line("GNU tar", format!("tar --format=pax --sort=name --numeric-owner --xattrs --acls -c -C {tree} . {pack}")),
+        line("bsdtar", format!("bsdtar --format=pax --numeric-owner --xattrs --acls -c -f - -C {tree} . {pack}")),
+    ]
+}
+
+/// One table: the tree of `archive` on a filesystem, exported in a format.
+pub(crate) fn table(kind: &str, format: &str, filesystem: &str, archive: &Path, scratch: &Path, rounds: usize) {
+    let target = scratch.join("target");
+    let fresh = Fresh::new(filesystem, scratch, &target);
+    shell(&format!("tar --numeric-owner -xpf {} -C {} && sync -f {1}", archive.display(), target.display()));
+    let states = if filesystem == "tmpfs" { "warm" } else { "warm cold" };
+    for state in choice("UNPACK_STATES", &[states]) {
+        let all = contestants(&target, format);
+        let mut measured: Vec<Measured> = all.iter().map(|_| Measured::default()).collect();
+        for round in 0..=rounds {
+            for ((_, command), measured) in all.iter().zip(&mut measured) {
+                if state == "cold" {
+                    shell("echo 3 > /proc/sys/vm/drop_caches");
+                }
+                let found = run(command);
+                if round > 0 {
+                    measured.add(found); // the first one only warms up
+                }
+            }
+        }
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        report(kind, &format!("to {format}"), &format!("{filesystem} {state}"), &names, &measured);
+    }
+    drop(fresh);
+}

@@ -1,0 +1,84 @@
+//! From the buffers of an archive to what the caller is given: compressed, counted, and both digests taken. Runs on the caller's
+//! thread, while another one reads the layer.
+
+use crate::digest::{Digest, Hasher};
+use crate::driver::Compression;
+use crate::error::errno::{EINVAL, EIO};
+use crate::error::{Error, Kind, Result};
+use std::io::{self, BufRead, Write};
+
+/// What was written.
+pub(super) struct Written {
+    /// `None` without compression: it is that of the archive.
+    pub(super) digest: Option<Digest>,
+    pub(super) bytes: u64,
+}
+
+/// The caller's end, with a count and a digest of what went through.
+struct Outlet<'a> {
+    to: &'a mut dyn Write,
+    hasher: Option<Hasher>,
+    bytes: u64,
+}
+
+impl Write for Outlet<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.write_all(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// An error unless there is such a level.
+pub(super) fn check(compression: Compression) -> Result<()> {
+    let (name, level, most) = match compression {
+        Compression::None => return Ok(()),
+        Compression::Gzip(level) => ("gzip", level, 9),
+        Compression::Zstd(level) => ("zstd", level, 22),
+    };
+    if level <= most {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Invalid, format!("{name} has no compression level {level}")).hint(format!("the highest is {most}")))
+}
+
+/// Writes all that `from` yields.
+pub(super) fn run(mut from: impl BufRead, compression: Compression, to: &mut dyn Write) -> Result<Written> {
+    let hasher = (compression != Compression::None).then(Hasher::default);
+    let outlet = Outlet { to, hasher, bytes: 0 };
+    let outlet = match compression {
+        Compression::None => copy(&mut from, outlet),
+        Compression::Gzip(level) => {
+            // Neither a name nor a time goes into the header.
+            let level = if level == 0 { flate2::Compression::default() } else { flate2::Compression::new(level) };
+            copy(&mut from, flate2::write::GzEncoder::new(outlet, level)).and_then(flate2::write::GzEncoder::finish)
+        }
+        Compression::Zstd(level) => {
+            let level = i32::try_from(level).map_err(|_| Error::sys("choose a compression level", EINVAL))?;
+            let encoder = zstd::stream::write::Encoder::new(outlet, level);
+            encoder.and_then(|encoder| copy(&mut from, encoder)).and_then(zstd::stream::write::Encoder::finish)
+        }
+    };
+    let outlet =
+        outlet.map_err(|e| Error::sys("write the archive", e.raw_os_error().unwrap_or(EIO)).context(e.to_string()))?;
+    Ok(Written { digest: outlet.hasher.map(Hasher::finish), bytes: outlet.bytes })
+}
+
+fn copy<W: Write>(from: &mut impl BufRead, mut to: W) -> io::Result<W> {
+    loop {
+        let bytes = from.fill_buf()?;
+        let length = bytes.len();
+        if length == 0 {
+            return Ok(to);
+        }
+        to.write_all(bytes)?;
+        from.consume(length);
+    }
+}

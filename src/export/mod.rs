@@ -1,0 +1,306 @@
+//! The way back: from a layer to an archive of what it changes.
+//!
+//! A walk ([`walk`]) finds what there is to tell, in an order that depends on nothing but the names; [`archive`] makes entries of
+//! it and [`tar`] bytes, on a thread of its own. The calling thread compresses them and hands them to the caller ([`compress`]).
+//!
+//! The layer is read through a mount of its own ([`view`](crate::sys::view)) wherever the kernel has such: read-only, without access
+//! times, without device nodes, and without what is mounted inside the layer. Below it everything is a single name in an open
+//! directory, and no symlink is followed: whatever a container does in the layer meanwhile, nothing outside it is read.
+
+mod archive;
+mod compress;
+mod described;
+mod names;
+mod place;
+mod sparse;
+mod stream;
+mod tar;
+mod walk;
+
+use crate::archive::IdShift;
+use crate::archive::decode::Sink;
+use crate::archive::ring;
+use crate::digest::{Digest, Hasher};
+use crate::driver::{Change, Compression, Exported};
+use crate::error::errno::EAGAIN;
+use crate::error::{Error, Kind, Result};
+use crate::sys::confine;
+use crate::sys::fs::{self, Stat};
+use crate::sys::view::View;
+use archive::{Archiver, Losses};
+use described::Described;
+use std::collections::HashSet;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+use stream::Stream;
+use walk::{Finder, Thing};
+
+/// How to tell what changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// The tree holds the changes only; overlay's marks say what they hide.
+    Marks,
+    /// The tree is whole, and is compared with another one.
+    Compared,
+}
+
+/// A directory tree to read.
+pub enum Tree {
+    /// Through a mount of its own.
+    View(View),
+    /// As it is, where the kernel has no such mounts.
+    Bare(OwnedFd),
+}
+
+impl Tree {
+    /// The tree below an open directory.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn of(dir: OwnedFd) -> Result<Tree> {
+        Ok(View::of_dir(&dir)?.map_or_else(|| Tree::Bare(dir), Tree::View))
+    }
+
+    /// The tree below the directory `name` of a mount that is attached nowhere and was made with the attributes of a view.
+    ///
+    /// # Errors
+    /// The directory cannot be opened.
+    pub fn of_mount(mount: OwnedFd, name: &str) -> Result<Tree> {
+        View::of_mount(mount, name).map(Tree::View)
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Tree::View(view) => view.as_fd(),
+            Tree::Bare(dir) => dir.as_fd(),
+        }
+    }
+}
+
+/// What is to be told of.
+pub struct Source {
+    /// The layer, or its changes.
+    pub new: Tree,
+    /// What it is compared with; with [`How::Marks`] only who wants to know of single paths needs it.
+    pub old: Option<Tree>,
+    /// How the changes are found.
+    pub how: How,
+}
+
+impl Source {
+    fn is_bare(&self) -> bool {
+        [Some(&self.new), self.old.as_ref()].into_iter().flatten().any(|tree| matches!(tree, Tree::Bare(_)))
+    }
+}
+
+/// Whether the directory of an overlay layer says all that the layer means. It does not where directories were renamed
+/// (`redirect_dir=on`), only metadata were copied (`metacopy=on`) or hard links kept (`index=on`); the reason is returned.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn says_all(changes: &Tree) -> Result<Option<&'static str>> {
+    let source = Source { new: Tree::Bare(fs::open_dir_at(changes, ".")?), old: None, how: How::Marks };
+    let mut seeker = Seeker { wary: matches!(changes, Tree::Bare(_)), names: Vec::new(), found: None };
+    match walk::walk(&source, &mut seeker) {
+        Err(e) if seeker.found.is_none() => Err(e),
+        _ => Ok(seeker.found),
+    }
+}
+
+/// Writes the changes as an archive.
+///
+/// # Errors
+/// A file changed while it was read, something cannot be read, or `to` fails; the text names the path.
+pub fn archive(source: &Source, shift: Option<IdShift>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
+    compress::check(compression)?;
+    let (filler, drainer) = ring::ring();
+    let (free, full) = filler.split();
+    let (to_digest, made) = sync_channel(1);
+    let (archived, digested, written) = std::thread::scope(|scope| {
+        let archiving = start(scope, "export", move || {
+            let out = Stream::new(ToDigest { free, made: to_digest.clone() });
+            let mut archiver = Archiver::new(out, shift, source.is_bare());
+            walk::walk(source, &mut archiver)?;
+            let (_, entries, losses) = archiver.finish()?;
+            // Without this the archive counts as broken off.
+            to_digest.send(None).map_err(|_| stream::unwanted())?;
+            Ok((entries, losses))
+        })?;
+        let digesting = start(scope, "export-digest", move || digest(&made, full))?;
+        let written = compress::run(drainer, compression, to);
+        Ok((outcome_of(archiving), outcome_of(digesting), written))
+    })?;
+    let ((entries, losses), diff_id, written) = match (archived, digested, written) {
+        // Each stops when another one fails: the one that was not just told to stop knows why.
+        (Err(e), _, Err(cause)) if e.errno() == stream::UNWANTED => return Err(cause),
+        (Err(e), _, _) | (Ok(_), Ok(_), Err(e)) => return Err(e),
+        (Ok(_), Err(_), Err(cause)) => return Err(cause),
+        (Ok(_), Err(e), Ok(_)) => return Err(e),
+        (Ok(archived), Ok(diff_id), Ok(written)) => (archived, diff_id, written),
+    };
+    Losses::log(&losses);
+    Ok(Exported { diff_id, digest: written.digest.unwrap_or(diff_id), bytes: written.bytes, entries })
+}
+
+/// Calls `each` for every path that changed.
+///
+/// # Errors
+/// Something cannot be read; that of `each`.
+pub fn changes(source: &Source, each: &mut dyn FnMut(&[u8], Change) -> Result<()>) -> Result<()> {
+    walk::walk(source, &mut Lister(each))
+}
+
+/// The sum of the sizes of all that was added or modified and is not a directory, each inode once.
+///
+/// # Errors
+/// Something cannot be read.
+pub fn size(source: &Source) -> Result<u64> {
+    let mut measure = Measure::default();
+    walk::walk(source, &mut measure)?;
+    Ok(measure.size)
+}
+
+/// Starts a thread on which no handler of the host program runs.
+fn start<'s, T: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    name: &str,
+    task: impl FnOnce() -> Result<T> + Send + 's,
+) -> Result<ScopedJoinHandle<'s, Result<T>>> {
+    let quiet = || confine::block_signals().and_then(|()| task());
+    let started = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, quiet);
+    started.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))
+}
+
+fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an exporting thread panicked")))
+}
+
+/// A buffer and how much of it is filled; `None`: the archive is complete.
+type Made = Option<(Vec<u8>, usize)>;
+
+/// Takes the digest of the archive on its way to the caller's thread: of files from memory it takes longer than reading or writing.
+fn digest(made: &Receiver<Made>, full: ring::Full) -> Result<Digest> {
+    let mut hasher = Hasher::default();
+    loop {
+        match made.recv() {
+            Ok(Some((bytes, length))) => {
+                hasher.update(&bytes[..length]);
+                if !full.pass(bytes, length) {
+                    return Err(stream::unwanted());
+                }
+            }
+            Ok(None) => {
+                full.end();
+                return Ok(hasher.finish());
+            }
+            Err(_) => return Err(stream::unwanted()), // it is broken off, and so is what follows
+        }
+    }
+}
+
+/// Where an archive goes first.
+struct ToDigest {
+    free: Receiver<Vec<u8>>,
+    made: SyncSender<Made>,
+}
+
+impl Sink for ToDigest {
+    fn buffer(&mut self) -> Option<Vec<u8>> {
+        self.free.recv().ok()
+    }
+
+    fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
+        self.made.send(Some((bytes, length))).is_ok()
+    }
+}
+
+struct Lister<'a>(&'a mut dyn FnMut(&[u8], Change) -> Result<()>);
+
+impl Finder for Lister<'_> {
+    fn there(&mut self, path: &[u8], change: Change, _: &Thing<'_>) -> Result<()> {
+        (self.0)(path, change)
+    }
+
+    fn gone(&mut self, path: &[u8]) -> Result<()> {
+        (self.0)(path, Change::Deleted)
+    }
+
+    fn opaque(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Measure {
+    size: u64,
+    linked: HashSet<(u64, u64)>,
+}
+
+impl Measure {
+    fn add(&mut self, stat: &Stat) {
+        if stat.links < 2 || self.linked.insert((stat.device, stat.inode)) {
+            self.size = self.size.saturating_add(stat.size);
+        }
+    }
+}
+
+impl Finder for Measure {
+    fn there(&mut self, _: &[u8], _: Change, thing: &Thing<'_>) -> Result<()> {
+        match thing {
+            Thing::Dir(_) => {}
+            Thing::Name(stat) => self.add(stat),
+            Thing::Entry(dir, name, _) => match fs::stat_at(dir, name) {
+                Err(e) if fs::is_absent(&e) => {}
+                found => self.add(&found?),
+            },
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn opaque(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Looks for a file or directory that does not say all about itself.
+struct Seeker {
+    wary: bool,
+    names: Vec<u8>,
+    found: Option<&'static str>,
+}
+
+impl Finder for Seeker {
+    fn there(&mut self, _: &[u8], _: Change, thing: &Thing<'_>) -> Result<()> {
+        self.found = match *thing {
+            Thing::Dir(found) => found.marks.elsewhere,
+            Thing::Entry(dir, name, fs::FileKind::File) => {
+                let node = walk::open_file(dir, name, self.wary);
+                match node {
+                    Err(e) if fs::is_absent(&e) => None,
+                    node => Described::of(&node?, &mut self.names)?.marks.elsewhere,
+                }
+            }
+            _ => None,
+        };
+        match self.found {
+            None => Ok(()),
+            Some(why) => Err(Error::new(Kind::Unsupported, why)), // one is enough
+        }
+    }
+
+    fn gone(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn opaque(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
