@@ -17,12 +17,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 /// Layers of one home that the caller was told of.
 type Told = Mutex<HashSet<LayerId>>;
 
-/// Those of all homes that this process has used, by device and inode of the directory.
-static TOLD: Mutex<BTreeMap<Inode, Arc<Told>>> = Mutex::new(BTreeMap::new());
+/// Those of all homes that this process has used, by device and inode of the directory and the time at which it was made, where the
+/// filesystem keeps that: another disk can come with the same numbers.
+static TOLD: Mutex<BTreeMap<(Inode, Option<SystemTime>), Arc<Told>>> = Mutex::new(BTreeMap::new());
 
 /// Device and inode number.
 type Inode = (u64, u64);
@@ -60,8 +62,9 @@ impl Lease {
             let text = format!("{} is in use by {holder}", what());
             return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
         }
+        let born = std::fs::metadata(home).and_then(|metadata| metadata.created()).ok();
         let mut homes = lock(&TOLD);
-        let told = homes.entry(key).or_default();
+        let told = homes.entry((key, born)).or_default();
         if is_new {
             *told = Arc::default(); // another directory had the inode before
         }

@@ -11,7 +11,7 @@ use common::{Store, Tar, eventually, mounts_below, names, run, text};
 use nix::errno::Errno;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Barrier;
@@ -20,9 +20,6 @@ use std::sync::Barrier;
 fn another_process_answers() {
     common::process::another_process_answers();
 }
-
-// What this process was told of it remembers by device and inode of home, and the stores of tests can have the same ones: where a
-// layer must be one that nobody was told of, its id is used only once.
 
 /// The name of the thread that deletes, as the kernel shows it.
 const WORKER: &str = "overlay-deleter";
@@ -157,6 +154,34 @@ fn root_whatever_tells_of_a_layer_keeps_it() {
     }
     // Of the one that nobody has asked for, nobody can miss anything.
     w.subject.create_ro(&id(ASKING.len()), None).unwrap();
+}
+
+/// What was told of one home holds for no other that comes in its place, also where that has the same numbers of device and inode:
+/// another disk, or another directory from a backup.
+#[test]
+fn root_another_home_with_the_same_numbers_was_told_of_nothing() {
+    let store = Store::new();
+    let root = store.root().join("below");
+    let home = root.join("overlay");
+    let daemon = Process::start("rust");
+    let mut seen = Vec::new();
+    for round in 0..20 {
+        let before = started(&root);
+        fill(&before, "image", None, one("precious"));
+        before.end();
+        let meta = fs::metadata(&home).unwrap();
+        let is_repeated = seen.contains(&(meta.dev(), meta.ino()));
+        seen.push((meta.dev(), meta.ino()));
+        daemon.init("overlay", &root, QUICK).unwrap();
+        daemon.create_ro("image", None).unwrap_or_else(|e| panic!("round {round}: nobody was told of it: {e:?}"));
+        assert_eq!(errno(daemon.create_ro("image", None)), Errno::EEXIST);
+        daemon.cleanup().unwrap();
+        if is_repeated {
+            return;
+        }
+        fs::remove_dir_all(&home).unwrap();
+    }
+    panic!("no inode was used again: {seen:?}");
 }
 
 /// A pull that gets "there is one already" goes on as if it had made it: also when the reason is gone by the next create.
@@ -604,9 +629,10 @@ fn half_layers(root: &Path, ids: &[&str], files: usize) -> PathBuf {
         for number in 0..files {
             fs::write(home.join(id).join("diff").join(number.to_string()), "x").unwrap();
         }
-        set_xattr(&home.join(id), UNFINISHED, "first");
     }
     before.end();
+    // Only now: it would sweep them itself.
+    ids.iter().for_each(|id| set_xattr(&home.join(id), UNFINISHED, "first"));
     home
 }
 
