@@ -24,7 +24,9 @@ type Told = Mutex<HashSet<LayerId>>;
 
 /// Those of all homes that this process has used, by device and inode of the directory and the time at which it was made, where the
 /// filesystem keeps that: another disk can come with the same numbers.
-static TOLD: Mutex<BTreeMap<(Inode, Option<SystemTime>), Arc<Told>>> = Mutex::new(BTreeMap::new());
+static TOLD: Mutex<BTreeMap<Identity, Arc<Told>>> = Mutex::new(BTreeMap::new());
+
+type Identity = (Inode, Option<SystemTime>);
 
 /// Device and inode number.
 type Inode = (u64, u64);

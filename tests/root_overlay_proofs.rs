@@ -57,7 +57,8 @@ fn descriptors_with_room(pid: u32, room: usize) -> String {
 /// The container that is the only one upon an image does not tell that it is, in each way in which a list can be unreadable.
 #[test]
 fn root_a_child_whose_parents_cannot_be_read_keeps_the_layer_that_may_be_one() {
-    let damages: [(&str, fn(&Path)); 7] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 7] = [
         ("empty", |lower| fs::write(lower, "").unwrap()),
         ("no list", |lower| fs::write(lower, "\0\0\0\0").unwrap()),
         ("cut off", |lower| fs::write(lower, "l/").unwrap()),
@@ -187,7 +188,8 @@ fn root_another_home_with_the_same_numbers_was_told_of_nothing() {
 /// A pull that gets "there is one already" goes on as if it had made it: also when the reason is gone by the next create.
 #[test]
 fn root_a_create_that_was_refused_keeps_the_layer() {
-    let reasons: [(&str, fn(&World), fn(&World)); 3] = [
+    type Change = fn(&World);
+    let reasons: [(&str, Change, Change); 3] = [
         ("a child", |_| {}, |w| w.subject.remove("child").unwrap()),
         (
             "a child that cannot be read",
