@@ -632,12 +632,12 @@ fn layers_can_be_removed_when_the_disk_of_home_is_full() {
     drop(holder);
     fill();
     // The pool goes with its last user, a moment after that.
-    let mut driver = None;
+    let again = std::cell::RefCell::new(None);
     eventually("the pool has gone, and can be set up again", || {
-        driver = ground.try_open().ok();
-        driver.is_some()
+        again.replace(ground.try_open().ok());
+        again.borrow().is_some()
     });
-    let driver = driver.unwrap();
+    let driver = again.into_inner().unwrap();
     assert!(!driver.has("l3") && driver.has("l2"));
     eventually("what was marked is deleted", || !ground.metadata("l3").exists());
     driver.rm("l2").unwrap();

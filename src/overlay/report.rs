@@ -62,10 +62,12 @@ impl Shared {
         let Some((layer, _)) = self.find_and_tell(&home, id)? else {
             return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
         };
-        self.measure(&home, &layer).map_err(|e| match Layer::find(&home, id) {
-            Ok(None) => e.with_kind(Kind::NotFound), // removed meanwhile: nobody waits for a long measurement
-            _ => e,
-        })
+        let inode = fs::stat_fd(&layer)?.inode;
+        // Nobody waits for a long measurement: the layer may be removed meanwhile, and made anew.
+        let is_gone = || -> Result<bool> {
+            Ok(Layer::find(&home, id)?.is_none_or(|found| fs::stat_fd(&found).is_ok_and(|stat| stat.inode != inode)))
+        };
+        self.measure(&home, &layer).map_err(|e| if is_gone().unwrap_or(false) { e.with_kind(Kind::NotFound) } else { e })
     }
 
     fn measure(&self, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
