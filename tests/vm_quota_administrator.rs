@@ -11,7 +11,7 @@ use common::{Store, Tar, run};
 use graphdriver::error::{Error, Result};
 use graphdriver::log::{self, Level};
 use graphdriver::quota::{Control, renaming};
-use ground::{Kind, World, give, limited, limits, names, on_both, project, repquota, set_limits, writes};
+use ground::{Kind, World, give, half, limited, limits, names, on_both, project, repquota, set_limits, writes};
 use nix::fcntl::RenameFlags;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -344,7 +344,7 @@ fn a_removal_without_enforcement_leaks_nothing(kind: &Kind) {
     w.subject.remove("b").unwrap();
     assert_eq!(limited(&root), BTreeSet::from([ids[2]]));
     // And what a crash left half deleted.
-    fs::rename(w.home().join("c"), w.home().join(".trash-1")).unwrap();
+    fs::rename(w.home().join("c"), w.home().join(half("trash", 1))).unwrap();
     let w = w.restarted(&[]);
     assert_eq!((limited(&root), w.notes()), (BTreeSet::new(), BTreeSet::new()));
     enforce(kind, &root, true);
@@ -467,8 +467,9 @@ fn a_crash_in_a_rename_leaks_nothing(kind: &Kind) {
     }
     let id = w.project("a");
     // The layer's name was taken away, but nothing else was done.
-    killed_after(&w, "a", ".trash-1", RenameFlags::empty());
-    assert_eq!((project(&w.home().join(".trash-1")), project(&w.home().join(".trash-1/diff"))), (100, id));
+    let trash = half("trash", 1);
+    killed_after(&w, "a", &trash, RenameFlags::empty());
+    assert_eq!((project(&w.home().join(&trash)), project(&w.home().join(&trash).join("diff"))), (100, id));
     // It got its name, but not its project again.
     let (b, c) = (w.project("b"), w.project("c"));
     for name in ["b", "c"] {
@@ -496,11 +497,12 @@ fn a_crash_in_an_exchange_leaks_nothing(kind: &Kind) {
     }
     let (old, new, other) = (w.project("old"), w.project("new"), w.project("other"));
     // As where a new layer, built aside, takes the place of a leftover.
-    killed_after(&w, "new", ".stage-1", RenameFlags::empty());
-    give(&w.home().join(".stage-1"), new);
-    killed_after(&w, ".stage-1", "old", RenameFlags::RENAME_EXCHANGE);
-    assert_eq!((project(&w.home().join("old/diff")), project(&w.home().join(".stage-1/diff"))), (new, old));
-    assert_eq!((project(&w.home().join("old")), project(&w.home().join(".stage-1"))), (100, 100));
+    let stage = half("stage", 1);
+    killed_after(&w, "new", &stage, RenameFlags::empty());
+    give(&w.home().join(&stage), new);
+    killed_after(&w, &stage, "old", RenameFlags::RENAME_EXCHANGE);
+    assert_eq!((project(&w.home().join("old/diff")), project(&w.home().join(&stage).join("diff"))), (new, old));
+    assert_eq!((project(&w.home().join("old")), project(&w.home().join(&stage))), (100, 100));
     let w = w.restarted(&["overlay2.size=1M"]);
     assert_eq!(w.notes(), BTreeSet::new());
     assert_eq!(limited(&root), BTreeSet::from([new, other]));
@@ -555,14 +557,15 @@ fn leftovers_in_the_project_of_home_are_known_by_what_is_inside(kind: &Kind) {
     let w = World::new(kind, &[]);
     let root = w.store.root();
     // As a crash leaves them, the second one after `diff` was deleted; home has stopped handing on its project since.
-    for (name, part, id) in [(".stage-1", "diff", 21), (".trash-1", "diff", 22), (".trash-2", "work", 23)] {
-        give(&w.home().join(name).join(part), id);
-        fs::write(w.home().join(name).join(part).join("file"), "content").unwrap();
+    for (name, part, id) in [(half("stage", 1), "diff", 21), (half("trash", 1), "diff", 22), (half("trash", 2), "work", 23)]
+    {
+        give(&w.home().join(&name).join(part), id);
+        fs::write(w.home().join(&name).join(part).join("file"), "content").unwrap();
         set_limits(&root, id, [1000, 1000, 5, 5]);
     }
     // Directories of several projects were given out by somebody else.
     for (part, id) in [("diff", 31), ("work", 32)] {
-        give(&w.home().join(".trash-3").join(part), id);
+        give(&w.home().join(half("trash", 3)).join(part), id);
         set_limits(&root, id, [1000, 1000, 5, 5]);
     }
     let w = w.restarted(&[]);

@@ -42,6 +42,11 @@ macro_rules! on_both {
 
 pub(crate) use on_both;
 
+/// A name of the driver's for something half made (`stage`) or half deleted (`trash`).
+pub fn half(kind: &str, number: u32) -> String {
+    format!(".{kind}-{number:026x}")
+}
+
 pub struct World {
     pub subject: Rust,
     pub store: Store,
@@ -65,6 +70,8 @@ impl World {
         drop(subject); // one driver at a time
         let world = World { subject: Rust::default(), store };
         world.init(options).unwrap();
+        let half = |name: &String| name.starts_with(".stage-") || name.starts_with(".trash-");
+        super::common::eventually("what a crash left is deleted", || !names(&world.home()).iter().any(half));
         world
     }
 
