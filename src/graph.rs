@@ -133,8 +133,8 @@ impl Graph {
             driver
         };
         DEPTH.set(DEPTH.get() + 1);
-        let _user = User(self);
-        operation(&*driver)
+        let user = User { graph: self, driver: Some(driver) };
+        user.driver.as_deref().map_or_else(|| Err(Error::new(Kind::Internal, "an operation without a driver")), operation)
     }
 
     /// Unpacks an archive into a layer ([`Driver::unpack`]), where [`Graph::cancel`] can reach it.
@@ -221,15 +221,20 @@ impl State {
 }
 
 /// An operation under way; ends also when it panics.
-struct User<'a>(&'a Graph);
+struct User<'a> {
+    graph: &'a Graph,
+    /// Let go of before the operation counts as ended: who waits for that is to find nobody who still holds the driver's home.
+    driver: Option<Arc<dyn Driver>>,
+}
 
 impl Drop for User<'_> {
     fn drop(&mut self) {
+        drop(self.driver.take());
         DEPTH.set(DEPTH.get() - 1);
-        let mut state = self.0.lock();
+        let mut state = self.graph.lock();
         state.users -= 1;
         if state.changing {
-            self.0.idle.notify_all();
+            self.graph.idle.notify_all();
         }
     }
 }

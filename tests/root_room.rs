@@ -43,7 +43,7 @@ fn inodes_and_blocks_are_told_apart() {
         take_most(&small);
         let error = full(&small, &many(80, 1 << 20)).to_string();
         assert!(error.contains("no free space") || error.contains("are free, less"), "{error}");
-        assert!(error.contains("delete files or layers there"), "{error}");
+        assert!(error.contains("remove layers or files"), "{error}");
     }
 }
 

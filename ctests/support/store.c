@@ -179,6 +179,14 @@ size_t count_threads(void)
     return count_entries("/proc/self/task");
 }
 
+void wait_until_idle(void)
+{
+    for (int i = 0; count_threads() > 1; i++) {
+        CHECK(i < 6000);
+        usleep(10000);
+    }
+}
+
 size_t count_mounts(void)
 {
     FILE *file = fopen("/proc/thread-self/mountinfo", "re");

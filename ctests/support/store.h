@@ -24,6 +24,9 @@ bool path_exists(const char *path);
 /* How many of each this process has now. */
 size_t count_fds(void);
 size_t count_threads(void);
+
+/* Waits until the library has no thread of its own any more: it has one while something is left to delete or to look after. */
+void wait_until_idle(void);
 size_t count_mounts(void);
 size_t count_children(void);
 size_t resident_kib(void);

@@ -49,11 +49,12 @@ impl Shared {
         if children.lowers.is_some() {
             return taken("has layers on top of it");
         }
-        if let Some(other) = children.unreadable {
-            return taken(&format!("layer '{other}' may be stacked upon, whose list of parents cannot be read"));
-        }
+        // What is made in its place has its link: should anybody refer to that, nothing changes.
         if lacks_parts(layer)? && holds_nothing(layer)? {
             return proven("it was never made whole");
+        }
+        if let Some(other) = children.unreadable {
+            return taken(&format!("layer '{other}' may be stacked upon, whose list of parents cannot be read"));
         }
         match self.may_be_written(layer)? {
             true => taken("is read-write"),
