@@ -556,6 +556,7 @@ fn full_layers_are_exchanged_and_removed_where_home_hands_on_its_project(kind: &
 fn leftovers_in_the_project_of_home_are_known_by_what_is_inside(kind: &Kind) {
     let w = World::new(kind, &[]);
     let root = w.store.root();
+    w.subject.cleanup().unwrap(); // its worker would delete them at once
     // As a crash leaves them, the second one after `diff` was deleted; home has stopped handing on its project since.
     for (name, part, id) in [(half("stage", 1), "diff", 21), (half("trash", 1), "diff", 22), (half("trash", 2), "work", 23)]
     {
