@@ -252,7 +252,9 @@ static void damage(void)
     ANSWERS(graphdriver_create_rw("orphan", "top", &none) == 0);
     CHECK(truncate(store_path("storage/overlay2/orphan/lower"), 0) == 0);
     FAILS(!graphdriver_mount_layer("orphan", NULL), EUCLEAN);
-    FAILS(graphdriver_get_layer_metadata("orphan", &map) == -1, EUCLEAN);
+    ANSWERS(graphdriver_get_layer_metadata("orphan", &map) == 0); /* what is known: who gets none may delete the layer */
+    CHECK(map.len == 3);
+    graphdriver_clear_map(&map);
     FAILS(graphdriver_try_repair_lowers("orphan", "nobody") == -1, ENOENT);
     ANSWERS(graphdriver_try_repair_lowers("orphan", "top") == 0);
     ANSWERS(graphdriver_get_layer_metadata("orphan", &map) == 0);
