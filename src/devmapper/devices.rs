@@ -164,9 +164,8 @@ impl Table {
     }
 
     fn remove(&mut self, name: &str) {
-        if let Some(device) = self.devices.remove(name)
-            && let Some(claims) = self.claims.get_mut(&device.device_id)
-        {
+        let removed = self.devices.remove(name);
+        if let Some(claims) = removed.and_then(|device| self.claims.get_mut(&device.device_id)) {
             *claims -= 1;
         }
     }

@@ -59,9 +59,8 @@ impl Active<'_> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        if self.passing
-            && let Err(e) = self.devices.deactivate(self.device)
-        {
+        let gone = if self.passing { self.devices.deactivate(self.device) } else { Ok(()) };
+        if let Err(e) = gone {
             log::warn!("devicemapper: a device is left active: {e}");
         }
     }

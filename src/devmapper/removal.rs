@@ -36,9 +36,8 @@ impl DeviceMapper {
         let shared = &self.shared;
         shared.place.points.clear(&shared.devices, device)?;
         shared.devices.deactivate_and_wait(device)?;
-        if shared.options.discard
-            && let Err(e) = shared.give_back(device)
-        {
+        let given_back = if shared.options.discard { shared.give_back(device) } else { Ok(()) };
+        if let Err(e) = given_back {
             log::warn!("devicemapper: what '{}' occupies is not given back to the host: {e}", device.hash);
         }
         if shared.devices.delete(&device.hash).context(|| "delete its thin device")? == Deleted::Later {

@@ -66,11 +66,9 @@ impl Shared {
             let link = before.link(&home, id);
             let plan = Plan { lowers, access, limits, link };
             let explained = |e| room::explain(e, home.as_fd());
-            let link = self.build(&home, &stage, id, &plan, undo).map_err(explained)?;
+            self.build(&home, &stage, id, &plan, undo).map_err(explained)?;
             self.publish(&home, &stage, id, &before, undo).map_err(explained)?;
-            self.flush(&home)?;
-            log::info!("made layer '{id}', named '{}'", link.as_str());
-            Ok(())
+            self.flush(&home)
         })?;
         self.lease.tell(id);
         if let Some(parent) = parent {
@@ -114,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Builds the layer under its temporary name; returns the link that was made for it.
+    /// Builds the layer under its temporary name.
     fn build<'a>(
         &'a self,
         home: &'a OwnedFd,
@@ -122,7 +120,7 @@ impl Shared {
         id: &LayerId,
         plan: &Plan,
         undo: &mut Undo<'a>,
-    ) -> Result<LinkId> {
+    ) -> Result<()> {
         fs::make_dir_at(home, stage.name(), 0o700)?;
         undo.with(|| self.delete(home, OsStr::new(stage.name()), &|| false));
         let dir = fs::open_dir_at(home, stage.name())?;
@@ -138,8 +136,7 @@ impl Shared {
                 link
             }
         };
-        self.fill(&dir, &link, plan)?;
-        Ok(link)
+        self.fill(&dir, &link, plan)
     }
 
     /// A link of a random name in `l/`. There was no room for that directory if it is missing.

@@ -97,7 +97,8 @@ impl Shared {
     pub(super) fn delete(&self, home: &OwnedFd, name: &OsStr, stop: &dyn Fn() -> bool) -> Result<()> {
         // The probe of older kernels mounts there for a moment.
         mount::umount_detach(&self.home.real.join(name).join(MERGED))?;
-        if let (Ok(quota), Ok(dir)) = (&self.quota, fs::open_dir_at(home, name)) {
+        let quota = self.quota.as_ref().ok();
+        if let Some((quota, dir)) = quota.and_then(|quota| Some((quota, fs::open_dir_at(home, name).ok()?))) {
             let cleared = quota
                 .reclaim(home.as_fd(), dir.as_fd())
                 .and_then(|()| tree::empty_unless(dir.as_fd(), stop))
