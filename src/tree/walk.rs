@@ -111,13 +111,19 @@ impl Level {
         Ok(())
     }
 
+    /// Goes to a position. If somebody deleted the directory itself, positions mean nothing in it, and there is nothing to read: false.
+    fn go_to(&mut self, position: i64) -> Result<bool> {
+        match self.seek(position) {
+            Err(e) if e.errno() == EINVAL => self.seek(0).map(|()| false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
     /// Makes the record with this inode number the front one, from this position on. If there is none, because somebody else took
     /// it away, the walk goes on from that position.
     fn resume(&mut self, position: i64, inode: u64) -> Result<bool> {
-        match self.seek(position) {
-            // Somebody deleted the directory itself; positions mean nothing in it, and there is nothing to read.
-            Err(e) if e.errno() == EINVAL => return self.seek(0).map(|()| false),
-            sought => sought?,
+        if !self.go_to(position)? {
+            return Ok(false);
         }
         while self.read()? {
             if self.front().is_some_and(|record| record.inode == inode) {
@@ -125,7 +131,7 @@ impl Level {
             }
             self.pass();
         }
-        self.seek(position)?;
+        self.go_to(position)?;
         Ok(false)
     }
 }
