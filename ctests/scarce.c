@@ -58,6 +58,7 @@ static void few_descriptors(void)
 {
     struct rlimit plenty, few;
     int steps = 0, allowed = 0;
+    wait_until_idle();
     size_t fds = count_fds();
     CHECK(getrlimit(RLIMIT_NOFILE, &plenty) == 0);
     /* One more each time, until all of it works; what fails, fails for want of descriptors. */
@@ -71,6 +72,7 @@ static void few_descriptors(void)
             fprintf(stderr, "%d descriptors: step %d failed with %s\n", allowed, steps, strerror(error));
             CHECK(error == EMFILE);
         }
+        wait_until_idle();
         CHECK(count_fds() == fds);
         end_of_life();
         CHECK(++allowed < 100);
