@@ -35,10 +35,11 @@ pub use plan::IdShift;
 
 use crate::cancel::{Cancel, Until};
 use crate::digest::Digest;
-use crate::error::errno::{EAGAIN, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
+use crate::error::errno::{EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::room;
 use crate::sys::fs::{self, shown};
+use crate::sys::threads::{outcome_of, start};
 use crate::sys::{caps, confine};
 use account::Accounted;
 use entry::{Entry, Reader};
@@ -50,7 +51,6 @@ use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{Scope, ScopedJoinHandle};
 
 /// Whether an attribute is an archive's business: whether it means the same on every host.
 pub(crate) fn is_of_archives(key: &[u8]) -> bool {
@@ -181,20 +181,6 @@ fn confined(nowhere: BorrowedFd<'_>, options: &Options) -> Result<confine::Confi
     // Overlay's marks are trusted attributes, which need this one: in force only while one is set.
     let held_back = if options.whiteouts == Whiteouts::Overlay { caps::SYS_ADMIN } else { caps::NONE };
     confine::enter(nowhere, files.with(held_back), held_back).context(|| "confine the unpacking thread")
-}
-
-/// Starts a thread; it gets root, umask, signal mask and capabilities of the one that starts it.
-fn start<'s, T: Send + 's>(
-    scope: &'s Scope<'s, '_>,
-    name: &str,
-    task: impl FnOnce() -> Result<T> + Send + 's,
-) -> Result<ScopedJoinHandle<'s, Result<T>>> {
-    let started = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, task);
-    started.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))
-}
-
-fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an unpacking thread panicked")))
 }
 
 /// Places all entries; the thread that finishes files is started here, and so is confined as this one is.

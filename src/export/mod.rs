@@ -22,10 +22,10 @@ use crate::archive::decode::Sink;
 use crate::archive::ring;
 use crate::digest::{Digest, Hasher};
 use crate::driver::{Change, Compression, Exported};
-use crate::error::errno::EAGAIN;
 use crate::error::{Error, Kind, Result};
-use crate::sys::confine;
 use crate::sys::fs::{self, Stat};
+use crate::sys::process::SignalsBlocked;
+use crate::sys::threads;
 use crate::sys::view::View;
 use archive::{Archiver, Losses};
 use described::Described;
@@ -33,7 +33,6 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
 use stream::Stream;
 use walk::{Finder, Thing};
 
@@ -121,7 +120,9 @@ pub fn archive(source: &Source, shift: Option<IdShift>, compression: Compression
     let (free, full) = filler.split();
     let (to_digest, made) = sync_channel(1);
     let (archived, digested, written) = std::thread::scope(|scope| {
-        let archiving = start(scope, "export", move || {
+        // No handler of the host program is to run on them: they start with all signals blocked.
+        let blocked = SignalsBlocked::now();
+        let archiving = threads::start(scope, "export", move || {
             let out = Stream::new(ToDigest { free, made: to_digest.clone() });
             let mut archiver = Archiver::new(out, shift, source.is_bare());
             walk::walk(source, &mut archiver)?;
@@ -130,9 +131,10 @@ pub fn archive(source: &Source, shift: Option<IdShift>, compression: Compression
             to_digest.send(None).map_err(|_| stream::unwanted())?;
             Ok((entries, losses))
         })?;
-        let digesting = start(scope, "export-digest", move || digest(&made, full))?;
+        let digesting = threads::start(scope, "export-digest", move || digest(&made, full))?;
+        drop(blocked);
         let written = compress::run(drainer, compression, to);
-        Ok((outcome_of(archiving), outcome_of(digesting), written))
+        Ok((threads::outcome_of(archiving), threads::outcome_of(digesting), written))
     })?;
     let ((entries, losses), diff_id, written) = match (archived, digested, written) {
         // Each stops when another one fails: the one that was not just told to stop knows why.
@@ -162,21 +164,6 @@ pub fn size(source: &Source) -> Result<u64> {
     let mut measure = Measure::default();
     walk::walk(source, &mut measure)?;
     Ok(measure.size)
-}
-
-/// Starts a thread on which no handler of the host program runs.
-fn start<'s, T: Send + 's>(
-    scope: &'s Scope<'s, '_>,
-    name: &str,
-    task: impl FnOnce() -> Result<T> + Send + 's,
-) -> Result<ScopedJoinHandle<'s, Result<T>>> {
-    let quiet = || confine::block_signals().and_then(|()| task());
-    let started = std::thread::Builder::new().name(name.into()).spawn_scoped(scope, quiet);
-    started.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(EAGAIN)))
-}
-
-fn outcome_of<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "an exporting thread panicked")))
 }
 
 /// A buffer and how much of it is filled; `None`: the archive is complete.

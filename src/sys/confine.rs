@@ -120,11 +120,6 @@ fn fs_group(id: u32) -> u32 {
     unsafe { libc::setfsgid(id) }.cast_unsigned()
 }
 
-/// Blocks the signals of a thread that is not confined: a handler of the host program is not to run on it.
-pub fn block_signals() -> Result<()> {
-    set_mask(ALL_BUT_IDS)
-}
-
 fn set_mask(mask: u64) -> Result<()> {
     // SAFETY: the kernel reads the 8 bytes of `mask`, which is its own size of a set of signals.
     let rc = unsafe {

@@ -31,5 +31,6 @@ pub mod reading;
 pub mod rename;
 pub mod room;
 pub mod subdir;
+pub mod threads;
 pub mod view;
 pub mod xattr;

@@ -1,8 +1,9 @@
 //! Doing something in another current directory, without changing the process's.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::sys::fs::check;
 use crate::sys::process::SignalsBlocked;
+use crate::sys::threads;
 use nix::sched::CloneFlags;
 use std::os::fd::BorrowedFd;
 
@@ -17,10 +18,9 @@ pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + S
     std::thread::scope(|scope| {
         // A handler of the host program would run in the wrong directory: the thread starts with all signals blocked.
         let blocked = SignalsBlocked::now();
-        let thread = std::thread::Builder::new().name("graphdriver-cwd".to_owned()).spawn_scoped(scope, body);
+        let thread = threads::start(scope, "graphdriver-cwd", body);
         drop(blocked);
-        let thread = thread.map_err(|e| Error::sys("start a thread", e.raw_os_error().unwrap_or(libc::EAGAIN)))?;
-        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread panicked")))
+        threads::outcome_of(thread?)
     })
 }
 
