@@ -9,7 +9,7 @@ use super::mount::Place;
 use super::options::{DEFAULT_BASE_SIZE, Options};
 use super::pool;
 use super::record::{BASE, Device, DeviceSet};
-use super::transaction::{Deleted, with_cleanup};
+use super::transaction::{Deleted, once_released};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::mounts::Words;
@@ -135,10 +135,7 @@ pub(super) fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path)
         started => started.and_then(|()| at(&node(&name))).map(Some),
     };
     let gone = kernel.remove(&name, true);
-    match seen {
-        Ok(seen) => gone.map(|_| seen),
-        Err(e) => Err(with_cleanup(e, gone.map(drop))),
-    }
+    once_released(seen, gone.map(drop))
 }
 
 /// Lets the kernel judge `dm.mountopt` now rather than when a container is to start. What it does not take without them either (a

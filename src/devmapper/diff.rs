@@ -5,7 +5,7 @@ use super::Shared;
 use super::filesystem::Filesystem;
 use super::mount::ROOTFS;
 use super::record::{file_name, layer_id};
-use super::transaction::with_cleanup;
+use super::transaction::once_released;
 use crate::driver::{Change, Compression, Exported};
 use crate::error::{Error, Kind, Result};
 use crate::export::{self, How, Source, Tree};
@@ -103,10 +103,7 @@ impl Shared {
         };
         let done = tree.and_then(work).map_err(|e| self.devices.blame_pool(e));
         let released = active.end();
-        match done {
-            Ok(value) => released.map(|()| value),
-            Err(e) => Err(with_cleanup(e, released)),
-        }
+        once_released(done, released)
     }
 
     fn tree_of(&self, node: &Path) -> Result<Tree> {

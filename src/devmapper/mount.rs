@@ -7,7 +7,7 @@ use super::filesystem::{Filesystem, Superblock};
 use super::identity::{self, Likeness, node};
 use super::record::{Device, file_name, layer_id, staged};
 use super::store::make_dir;
-use super::transaction::with_cleanup;
+use super::transaction::{once_released, with_cleanup};
 use crate::archive::{self, Options, Whiteouts};
 use crate::driver::{MountOptions, Unpack};
 use crate::error::errno::EIO;
@@ -300,10 +300,7 @@ impl Place {
         let grown = self.grow_mounted(devices, device, &target);
         let released = mount::umount_detach(&target).and_then(|_| devices.deactivate_and_wait(device));
         let released = released.and_then(|()| fs::remove_dir_at(&self.points.dir, &device.hash));
-        match grown {
-            Ok(()) => released,
-            Err(e) => Err(with_cleanup(e, released)),
-        }
+        once_released(grown, released)
     }
 
     fn grow_mounted(&self, devices: &Devices, device: &Device, target: &Path) -> Result<()> {
@@ -432,10 +429,7 @@ impl Shared {
         self.mount_whole(device, &at, &Words::parse([""; 0]))?;
         let done = root(&at).and_then(work);
         let released = self.take_off(device, &at).and_then(|()| fs::remove_dir_at(&self.place.points.dir, &at));
-        match done {
-            Ok(value) => released.map(|()| value),
-            Err(e) => Err(with_cleanup(e, released)),
-        }
+        once_released(done, released)
     }
 
     /// Unpacks an archive. The layer is marked from the first change to the end, and stays so if that fails: a snapshot cannot be

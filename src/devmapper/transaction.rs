@@ -245,6 +245,14 @@ impl Devices {
     }
 }
 
+/// What came of some work, once what it needed is given back.
+pub(super) fn once_released<T>(done: Result<T>, released: Result<()>) -> Result<T> {
+    match done {
+        Ok(value) => released.map(|()| value),
+        Err(e) => Err(with_cleanup(e, released)),
+    }
+}
+
 /// Adds what went wrong while undoing to the error that made it necessary.
 pub(super) fn with_cleanup(error: Error, cleanup: Result<()>) -> Error {
     match cleanup {
