@@ -12,7 +12,7 @@ use crate::export::{self, How, Source, Tree};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::sys::fs;
-use crate::sys::mount::{self, Flags};
+use crate::sys::mount;
 use crate::sys::newmount::Context;
 use crate::sys::{own_mounts, view};
 use std::ffi::OsStr;
@@ -121,8 +121,7 @@ impl Shared {
         let (place, target) = (&self.place, &self.place.points.path);
         let data = place.filesystem.mount_option().unwrap_or_default();
         own_mounts::root_of(place.points.dir.as_fd(), target, || {
-            let flags = Flags::MS_RDONLY | Flags::MS_NODEV | Flags::MS_NOSUID | Flags::MS_NOEXEC | Flags::MS_NOATIME;
-            mount::mount(node.as_os_str(), target, place.filesystem.name(), flags, OsStr::new(data))
+            mount::mount(node.as_os_str(), target, place.filesystem.name(), view::FLAGS, OsStr::new(data))
         })
     }
 }

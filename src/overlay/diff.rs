@@ -10,7 +10,7 @@ use crate::export::{self, How, Source, Tree};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::sys::fs;
-use crate::sys::mount::{self, Flags};
+use crate::sys::mount;
 use crate::sys::newmount::Context;
 use crate::sys::{own_mounts, view};
 use std::ffi::{OsStr, OsString};
@@ -140,8 +140,7 @@ impl Shared {
         }
         let target = self.home.mount_point(&layer.id);
         own_mounts::root_of(home.as_fd(), &target, || {
-            let flags = Flags::MS_RDONLY | Flags::MS_NODEV | Flags::MS_NOSUID | Flags::MS_NOEXEC | Flags::MS_NOATIME;
-            mount::mount(OsStr::new("overlay"), &target, "overlay", flags, &data)
+            mount::mount(OsStr::new("overlay"), &target, "overlay", view::FLAGS, &data)
         })
     }
 }

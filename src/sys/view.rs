@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys::fs::open_dir_at;
+use crate::sys::mount::Flags;
 use crate::sys::newmount::attr;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -25,6 +26,10 @@ struct MountAttr {
 
 /// What a view forbids.
 pub const ATTRIBUTES: u32 = attr::RDONLY | attr::NODEV | attr::NOEXEC | attr::NOSUID | attr::NOATIME;
+
+/// The same in the words of `mount(2)`.
+pub const FLAGS: Flags =
+    Flags::MS_RDONLY.union(Flags::MS_NODEV).union(Flags::MS_NOEXEC).union(Flags::MS_NOSUID).union(Flags::MS_NOATIME);
 
 /// A tree in a mount of its own, which goes when this is dropped.
 pub struct View {
