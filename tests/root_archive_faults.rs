@@ -187,7 +187,7 @@ fn run_on(archive: &[u8], whiteouts: Whiteouts, target: &Path, fault: Option<&Fa
         let run = scope.spawn(|| {
             let (opened, nowhere) = (std::fs::File::open(target).unwrap(), archive_support::nowhere());
             fault.map(install);
-            graphdriver::archive::unpack(&mut &*archive, opened.as_fd(), nowhere.as_fd(), &how, &|| Ok(())).map(drop)
+            graphdriver::archive::unpack(&mut &*archive, opened.as_fd(), nowhere.as_fd(), &how, &|| Ok(()), None).map(drop)
         });
         run.join().unwrap()
     })
@@ -339,7 +339,7 @@ fn every_single_failing_call_is_an_error_or_changes_nothing() {
             let nowhere = archive_support::nowhere();
             let (outcome, calls, failed) = failing_once(fail, || {
                 let (opened, nowhere) = (opened.as_fd(), nowhere.as_fd());
-                graphdriver::archive::unpack(&mut archive.as_slice(), opened, nowhere, &how, &|| Ok(())).map(drop)
+                graphdriver::archive::unpack(&mut archive.as_slice(), opened, nowhere, &how, &|| Ok(()), None).map(drop)
             });
             let what = |failed: &Fault| format!("{form:?}, call {fail} of {calls}: {}", failed.name);
             match (outcome, failed) {

@@ -154,7 +154,7 @@ fn unpack_one(archive: &str, target: &str, how: &str) {
         digests: Digests { wanted: how == "digests", ..Digests::default() },
     };
     let (mut content, target) = (std::fs::File::open(archive).unwrap(), std::fs::File::open(target).unwrap());
-    archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(())).unwrap();
+    archive::unpack(&mut content, target.as_fd(), nowhere().as_fd(), &options, &|| Ok(()), None).unwrap();
 }
 
 fn main() {

@@ -103,26 +103,13 @@ pub struct Outcome {
 }
 
 /// Unpacks the layer that `content` yields into the directory `target`. `content` is read on the calling thread, to its end.
-/// The threads that work in it have `nowhere`, a directory that has been removed, for their root. `before_change` is called once, on another thread, before the target is changed; never for an archive that fails before that.
+/// The threads that work in it have `nowhere`, a directory that has been removed, for their root. `before_change` is called once, on
+/// another thread, before the target is changed; never for an archive that fails before that. `progress` is told how far it is.
 ///
 /// # Errors
 /// The archive is malformed, hostile or beyond a limit, `content` or `before_change` fails, or a system call does; the text names the
 /// entry. If the target was changed, it holds part of the layer.
 pub fn unpack(
-    content: &mut dyn Read,
-    target: BorrowedFd<'_>,
-    nowhere: BorrowedFd<'_>,
-    options: &Options,
-    before_change: &(dyn Fn() -> Result<()> + Sync),
-) -> Result<Outcome> {
-    unpack_showing(content, target, nowhere, options, before_change, None)
-}
-
-/// The same, telling `progress` how far it is.
-///
-/// # Errors
-/// As for [`unpack`].
-pub fn unpack_showing(
     content: &mut dyn Read,
     target: BorrowedFd<'_>,
     nowhere: BorrowedFd<'_>,

@@ -475,7 +475,7 @@ impl Shared {
         let nowhere = fs::make_nowhere(&self.place.points.dir, nowhere)?;
         let was_empty = fs::is_empty_dir(root)?;
         let (content, progress) = (request.content, request.progress);
-        let outcome = archive::unpack_showing(content, root.as_fd(), nowhere.as_fd(), &options, mark, progress)?;
+        let outcome = archive::unpack(content, root.as_fd(), nowhere.as_fd(), &options, mark, progress)?;
         if was_empty && !outcome.root_described {
             // Not the time when it was made: the same archive is to make the same layer.
             place::set_times(root, Time::KEEP, Time::default())?;

@@ -53,7 +53,7 @@ impl Shared {
                 _ => Ok(()),
             });
             let outcome =
-                archive::unpack_showing(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark, request.progress)?;
+                archive::unpack(request.content, diff.as_fd(), nowhere.as_fd(), &options, &mark, request.progress)?;
             if kind == Unfinished::First && !outcome.root_described && is_changed.load(Ordering::SeqCst) {
                 // Not the time when it was made: the same archive is to make the same layer.
                 place::set_times(&diff, Time::KEEP, Time::default())?;

@@ -232,7 +232,7 @@ pub fn unpack_from(
     target: std::os::fd::BorrowedFd<'_>,
     options: &Options,
 ) -> graphdriver::error::Result<Outcome> {
-    archive::unpack(content, target, nowhere().as_fd(), options, &|| Ok(()))
+    archive::unpack(content, target, nowhere().as_fd(), options, &|| Ok(()), None)
 }
 
 /// Unpacks for overlay.
