@@ -52,6 +52,7 @@ static void end_of_life(void)
     CHECK(graphdriver_umount_layer("container") == 0);
     CHECK(graphdriver_rm_layer("container") == 0);
     CHECK(graphdriver_rm_layer("image") == 0);
+    wait_until_idle(); /* a removal's space comes back when the worker is through */
 }
 
 static void few_descriptors(void)
