@@ -83,6 +83,8 @@ static void requests_of_any_size(const char *id)
     CHECK(graphdriver_diff(id, &newer.known) == -1 && errno == EINVAL);
     newer.known.compression = GRAPHDRIVER_GZIP, newer.known.level = 10;
     CHECK(graphdriver_diff(id, &newer.known) == -1 && errno == EINVAL);
+    newer.known.level = 0, newer.known.flags = 2;
+    CHECK(graphdriver_diff(id, &newer.known) == -1 && errno == EINVAL);
     CHECK(graphdriver_unpack(id, NULL) == -1 && errno == EINVAL);
     tar_free(&sink.tar);
 }
@@ -124,6 +126,14 @@ int main(void)
     CHECK_STR(packed.diff_id, first.diff_id);
     CHECK(strcmp(packed.digest, packed.diff_id) != 0 && packed.bytes < first.bytes);
 
+    /* The same without digests, for who has them or needs none. */
+    struct sink quick = { .most = SIZE_MAX };
+    struct graphdriver_diff without = { .size = sizeof without, .context = &quick, .write = into,
+        .flags = GRAPHDRIVER_WITHOUT_DIGESTS };
+    CHECK(graphdriver_diff("container", &without) == 0 && !*without.digest && !*without.diff_id);
+    CHECK(without.bytes == first.bytes && memcmp(quick.tar.data, plain.tar.data, first.bytes) == 0);
+    CHECK(graphdriver_cancel("container") == 0);
+
     struct sink full = { .most = 3000 };
     struct graphdriver_diff fails = { .size = sizeof fails, .context = &full, .write = into };
     CHECK(graphdriver_diff("container", &fails) == -1 && errno == EDQUOT && !*fails.digest);
@@ -158,7 +168,13 @@ int main(void)
     few.max_entries = 0, few.expected_digest = "sha256:1234", gzip.tar.done = 0;
     CHECK(graphdriver_unpack("refused", &few) == -1 && errno == EINVAL && gzip.tar.done == 0);
 
-    tar_free(&plain.tar), tar_free(&gzip.tar), tar_free(&again.tar), tar_free(&full.tar), tar_free(&back.tar);
+    /* None is taken, and none can be expected. */
+    few.expected_digest = NULL, few.flags = GRAPHDRIVER_WITHOUT_DIGESTS;
+    CHECK(graphdriver_unpack("refused", &few) == 0 && !*few.digest && !*few.diff_id && few.layer_size == 25);
+    few.expected_digest = packed.digest;
+    CHECK(graphdriver_unpack("refused", &few) == -1 && errno == EINVAL);
+
+    tar_free(&plain.tar), tar_free(&quick.tar), tar_free(&gzip.tar), tar_free(&again.tar), tar_free(&full.tar), tar_free(&back.tar);
     drop("container"), drop("committed"), drop("refused"), drop("second"), drop("first");
     CHECK(graphdriver_cleanup() == 0);
     return 0;

@@ -70,6 +70,9 @@ struct io_read_wrapper {
 // An archive in zstd's format.
 #define GRAPHDRIVER_ZSTD 2
 
+// Take no digests, which saves processor time: both are received as "".
+#define GRAPHDRIVER_WITHOUT_DIGESTS 1
+
 // The ancestor has nothing there.
 #define GRAPHDRIVER_ADDED 0
 
@@ -136,6 +139,8 @@ struct graphdriver_unpack {
     uint64_t max_bytes;
     // Most bytes that a decompressor may use for its window; 0 for the default of 128 MiB.
     uint64_t max_window;
+    // 0, or GRAPHDRIVER_WITHOUT_DIGESTS, but not with an expected one.
+    uint64_t flags;
     // Receives the digest of the bytes read.
     char digest[72];
     // Receives the digest of the uncompressed archive.
@@ -165,6 +170,8 @@ struct graphdriver_diff {
     uint32_t compression;
     // Compression level: gzip 1 to 9, zstd 1 to 22; 0 for the default.
     uint32_t level;
+    // 0, or GRAPHDRIVER_WITHOUT_DIGESTS.
+    uint64_t flags;
     // Receives the digest of what was written, as "sha256:<64 hexadecimal digits>".
     char digest[72];
     // Receives the digest of the uncompressed archive.
@@ -377,11 +384,12 @@ int graphdriver_unpack_layer(const char *id,
                              io_read_func_t read,
                              int64_t *layer_size);
 
-// Ends unpacks before their time: graphdriver_apply_diff and graphdriver_unpack_layer into this layer return -1 with ECANCELED
-// soon; while their read function blocks, as soon as that returns, whatever it returns.
+// Ends before their time what goes through whole layers: graphdriver_apply_diff, graphdriver_unpack_layer, graphdriver_unpack,
+// graphdriver_diff, graphdriver_changes and graphdriver_diff_size of this layer return -1 with ECANCELED soon; while the read or
+// write function blocks, as soon as that returns, whatever it returns.
 //
 // @param id  the layer; NULL for all layers, as before a graphdriver_cleanup that is not to wait for them
-// @return how many unpacks were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
+// @return how many calls were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
 //
 // Does not wait for them; one that was nearly done may still succeed. May be called in any callback and from any thread.
 // errno: EINVAL for a bad id.
@@ -503,7 +511,7 @@ int graphdriver_unpack(const char *id,
 // error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
 // store is changed. Thread-safe; write is called on the calling thread. errno: EINVAL for a bad argument or a base that is no
 // ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete, EOPNOTSUPP if an unmounted layer was changed with the mount
-// option index=on, E2BIG as for graphdriver_unpack, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
+// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
 int graphdriver_diff(const char *id,
                      struct graphdriver_diff *request);
 
@@ -516,7 +524,7 @@ int graphdriver_diff(const char *id,
 // @param context  handed to each
 // @return 0, or -1 with errno and graphdriver_last_error() set.
 //
-// Thread-safe. errno: ECANCELED if each ended it, else as for graphdriver_diff.
+// Thread-safe. errno: ECANCELED also if each ended it, else as for graphdriver_diff.
 int graphdriver_changes(const char *id,
                         const char *base,
                         graphdriver_change_func_t each,

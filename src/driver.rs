@@ -102,13 +102,36 @@ pub enum Compression {
     Zstd(u32),
 }
 
+/// The form of an exported archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// How it is compressed.
+    pub compression: Compression,
+    /// Take its digests in the same pass.
+    pub digests: bool,
+}
+
+/// What a layer is compared with to tell what it changes.
+#[derive(Clone, Debug, Default)]
+pub struct Against {
+    /// An ancestor; `None` for the parent.
+    pub base: Option<LayerId>,
+    /// Ends the operation early.
+    pub cancel: Cancel,
+}
+
+/// With nobody who would cancel it.
+impl From<Option<LayerId>> for Against {
+    fn from(base: Option<LayerId>) -> Against {
+        Against { base, cancel: Cancel::default() }
+    }
+}
+
 /// What an export wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exported {
-    /// Of the uncompressed archive: the layer's diff id.
-    pub diff_id: Digest,
-    /// Of the bytes that were written.
-    pub digest: Digest,
+    /// Of the bytes that were written, and of the uncompressed archive (the layer's diff id), if they were wanted.
+    pub digests: Option<(Digest, Digest)>,
     /// Bytes that were written.
     pub bytes: u64,
     /// Entries of the archive.
@@ -178,26 +201,26 @@ pub trait Driver: Send + Sync {
         self.unpack(id, Unpack { size, ..Unpack::of(content) })
     }
 
-    /// Writes what the layer changes against its parent, or against the ancestor `base`, as a layer archive (see
+    /// Writes what the layer changes against its parent, or against another ancestor, as a layer archive (see
     /// [`crate::export`]). `to` is written to on the calling thread. The same layer becomes the same archive.
     ///
     /// # Errors
-    /// There is no such layer or ancestor, a file changed while it was read ([`crate::error::Kind::Busy`]), `to` fails.
-    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported>;
+    /// There is no such layer or ancestor, a file changed while it was read ([`crate::error::Kind::Busy`]), `to` fails, it was
+    /// cancelled.
+    fn diff(&self, id: &LayerId, against: &Against, form: Form, to: &mut dyn Write) -> Result<Exported>;
 
-    /// Calls `each`, on the calling thread, for every path that the layer changes against its parent or the ancestor `base`: the
+    /// Calls `each`, on the calling thread, for every path that the layer changes against its parent or another ancestor: the
     /// path within the layer, without a slash in front, empty for the root; a directory before what is in it.
     ///
     /// # Errors
     /// As for [`Driver::diff`]; that of `each`, which ends it.
-    fn changes(&self, id: &LayerId, base: Option<&LayerId>, each: &mut dyn FnMut(&[u8], Change) -> Result<()>)
-    -> Result<()>;
+    fn changes(&self, id: &LayerId, against: &Against, each: &mut dyn FnMut(&[u8], Change) -> Result<()>) -> Result<()>;
 
     /// The sum of the sizes, in bytes, of all that the layer adds or modifies and that is not a directory, each inode once.
     ///
     /// # Errors
     /// As for [`Driver::diff`].
-    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64>;
+    fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64>;
 
     /// Where the layer's parts are, as far as they can be told: who gets no metadata may delete the layer.
     ///

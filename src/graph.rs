@@ -1,7 +1,7 @@
 //! Choosing a driver and using it: what the C interface is built upon, and what a Rust program would use.
 
 use crate::cancel::Cancel;
-use crate::driver::{Driver, Unpack};
+use crate::driver::Driver;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -52,7 +52,7 @@ fn choice(name: &str) -> Result<Choice> {
 pub struct Graph {
     state: Mutex<State>,
     idle: Condvar,
-    unpacks: Mutex<Vec<(LayerId, Cancel)>>,
+    transfers: Mutex<Vec<(LayerId, Cancel)>>,
 }
 
 #[derive(Default)]
@@ -81,7 +81,7 @@ impl Graph {
         Graph {
             state: Mutex::new(State { selected: None, users: 0, changing: false }),
             idle: Condvar::new(),
-            unpacks: Mutex::new(Vec::new()),
+            transfers: Mutex::new(Vec::new()),
         }
     }
 
@@ -137,27 +137,28 @@ impl Graph {
         user.driver.as_deref().map_or_else(|| Err(Error::new(Kind::Internal, "an operation without a driver")), operation)
     }
 
-    /// Unpacks an archive into a layer ([`Driver::unpack`]), where [`Graph::cancel`] can reach it.
+    /// Runs an operation on the driver that goes through a whole layer, where [`Graph::cancel`] can reach it: it is to look at the
+    /// [`Cancel`] that it is given.
     ///
     /// # Errors
     /// There is no driver, or the operation's own.
-    pub fn unpack(&self, id: &LayerId, request: Unpack<'_>) -> Result<()> {
-        let cancel = request.cancel.clone();
-        self.unpacks().push((id.clone(), cancel.clone()));
-        let _listed = Listed(self, cancel);
-        self.with(|driver| driver.unpack(id, request))
+    pub fn transfer<T>(&self, id: &LayerId, operation: impl FnOnce(&dyn Driver, Cancel) -> Result<T>) -> Result<T> {
+        let cancel = Cancel::default();
+        self.transfers().push((id.clone(), cancel.clone()));
+        let listed = Listed(self, cancel);
+        self.with(|driver| operation(driver, listed.1.clone()))
     }
 
-    /// Tells unpacks to end early with [`Kind::Cancelled`]: those into this layer, or all. Waits for nothing, and returns how many
+    /// Tells transfers to end early with [`Kind::Cancelled`]: those of this layer, or all. Waits for nothing, and returns how many
     /// there are.
     pub fn cancel(&self, id: Option<&LayerId>) -> usize {
-        let unpacks = self.unpacks();
-        let meant = unpacks.iter().filter(|(layer, _)| id.is_none_or(|id| id == layer));
+        let transfers = self.transfers();
+        let meant = transfers.iter().filter(|(layer, _)| id.is_none_or(|id| id == layer));
         meant.map(|(_, cancel)| cancel.request()).count()
     }
 
-    fn unpacks(&self) -> MutexGuard<'_, Vec<(LayerId, Cancel)>> {
-        self.unpacks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn transfers(&self) -> MutexGuard<'_, Vec<(LayerId, Cancel)>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps new operations out and waits for those under way.
@@ -239,12 +240,12 @@ impl Drop for User<'_> {
     }
 }
 
-/// An unpack that can be cancelled; its entry goes also when it panics.
+/// A transfer that can be cancelled; its entry goes also when it panics.
 struct Listed<'a>(&'a Graph, Cancel);
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.0.unpacks().retain(|(_, cancel)| *cancel != self.1);
+        self.0.transfers().retain(|(_, cancel)| *cancel != self.1);
     }
 }
 

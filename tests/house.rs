@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mounts", &["sys"]),
     ("quota", &["sys", "options", "driver"]),
     ("archive", &["sys", "tree", "cancel", "room", "digest", "locks"]),
-    ("export", &["sys", "archive", "driver", "digest"]),
+    ("export", &["sys", "archive", "driver", "digest", "cancel"]),
     (
         "overlay",
         &[

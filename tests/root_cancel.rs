@@ -10,12 +10,12 @@ use common::{Store, run};
 use graphdriver::archive::Whiteouts;
 use graphdriver::cancel::Cancel;
 use graphdriver::capi;
-use graphdriver::driver::{Access, CreateOptions, MountOptions, Unpack};
+use graphdriver::driver::{Access, Against, CreateOptions, Form, MountOptions, Unpack};
 use graphdriver::error::{Error, Kind};
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
 use std::ffi::{CString, c_char, c_void};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
@@ -126,6 +126,42 @@ fn blocking(reading: Sender<()>, go_on: Receiver<()>) -> impl Read {
     })
 }
 
+fn unpack(graph: &Graph, name: &str, content: &mut dyn Read) -> graphdriver::error::Result<()> {
+    graph.transfer(&id(name), |driver, cancel| driver.unpack(&id(name), Unpack { cancel, ..Unpack::of(content) }))
+}
+
+/// Where an export goes; the archive's first bytes cancel it.
+struct Cancelling<'a>(&'a Graph, usize);
+
+impl Write for Cancelling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1 += 1;
+        assert_eq!(self.0.cancel(Some(&id("filled"))), 1);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_export_ends_behind_the_write_that_cancels_it() {
+    let store = Store::new();
+    let graph = graph(&store.root());
+    let files: Vec<Item> = (0..2000).map(|n| file(&format!("f{n}"), "x")).collect();
+    unpack(&graph, "filled", &mut &tar(&files)[..]).unwrap();
+    for digests in [false, true] {
+        let mut to = Cancelling(&graph, 0);
+        let form = Form { digests, ..Form::default() };
+        let done = graph.transfer(&id("filled"), |driver, cancel| {
+            driver.diff(&id("filled"), &Against { base: None, cancel }, form, &mut to)
+        });
+        assert!(is_cancelled(&done.unwrap_err()));
+        assert_eq!((to.1, graph.cancel(None)), (1, 0));
+    }
+    graph.cleanup().unwrap();
+}
+
 #[test]
 fn layers_are_cancelled_one_by_one_or_all_while_their_sources_block() {
     let store = Store::new();
@@ -135,7 +171,7 @@ fn layers_are_cancelled_one_by_one_or_all_while_their_sources_block() {
         let start = |name: &'static str| {
             let ((reading, read), (go, go_on)) = (channel(), channel());
             let graph = &graph;
-            let unpack = scope.spawn(move || graph.unpack(&id(name), Unpack::of(&mut blocking(reading, go_on))));
+            let unpack = scope.spawn(move || unpack(graph, name, &mut blocking(reading, go_on)));
             read.recv().unwrap();
             // The other end of what the source says: it would fail if nobody listened.
             (unpack, go, read)
@@ -175,8 +211,12 @@ fn a_cancelled_request_of_the_callers_own_ends_too() {
     let cancel = Cancel::default();
     cancel.request();
     let mut source = Source(0, |_, into: &mut [u8]| Ok(endless(into)));
-    let request = Unpack { cancel, ..Unpack::of(&mut source) };
-    assert!(is_cancelled(&graph.unpack(&id("a"), request).unwrap_err()));
+    let request = Unpack { cancel: cancel.clone(), ..Unpack::of(&mut source) };
+    assert!(is_cancelled(&graph.with(|driver| driver.unpack(&id("a"), request)).unwrap_err()));
+    let against = Against { base: None, cancel };
+    let told = graph.with(|driver| driver.changes(&id("filled"), &against, &mut |_, _| panic!("told of a change")));
+    assert!(is_cancelled(&told.unwrap_err()));
+    assert!(is_cancelled(&graph.with(|driver| driver.diff_size(&id("filled"), &against)).unwrap_err()));
     graph.cleanup().unwrap();
 }
 

@@ -7,7 +7,7 @@ mod tree_support;
 use archive_support::{Scratch, options, unpack_with};
 use common::{Store, Tar, run};
 use graphdriver::archive::Whiteouts;
-use graphdriver::driver::{Access, Change, Compression, CreateOptions, Exported, MountOptions};
+use graphdriver::driver::{Access, Against, Change, Compression, CreateOptions, Exported, Form, MountOptions};
 use graphdriver::error::{Kind, Result};
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
@@ -75,8 +75,8 @@ impl Host {
 
     fn try_diff(&self, name: &str, base: Option<&str>, compression: Compression) -> Result<(Vec<u8>, Exported)> {
         let mut bytes = Vec::new();
-        let base = base.map(id);
-        let exported = self.0.with(|driver| driver.diff(&id(name), base.as_ref(), compression, &mut bytes))?;
+        let form = Form { compression, digests: true };
+        let exported = self.0.with(|driver| driver.diff(&id(name), &base.map(id).into(), form, &mut bytes))?;
         assert_eq!(exported.bytes, bytes.len() as u64);
         Ok((bytes, exported))
     }
@@ -91,7 +91,7 @@ impl Host {
             all.push((String::from_utf8_lossy(path).into_owned(), change));
             Ok(())
         };
-        self.0.with(|driver| driver.changes(&id(name), base.map(id).as_ref(), &mut each)).unwrap();
+        self.0.with(|driver| driver.changes(&id(name), &base.map(id).into(), &mut each)).unwrap();
         all
     }
 }
@@ -234,10 +234,7 @@ fn root_changes_are_told_path_by_path() {
     assert_eq!(host.changes("c", Some("one")), told(&since_one));
     assert_eq!(host.changes("two", None), told(&[("", Modified), ("between", Added)]));
     assert_eq!(host.changes("one", None).len(), 9, "all of a base layer is new");
-    let size = |base: Option<&str>| {
-        let base = base.map(id);
-        host.0.with(|driver| driver.diff_size(&id("c"), base.as_ref())).unwrap()
-    };
+    let size = |base: Option<&str>| host.0.with(|driver| driver.diff_size(&id("c"), &base.map(id).into())).unwrap();
     assert_eq!((size(None), size(Some("one"))), (3 + 4 + 7, 3 + 4 + 7 + 1));
     assert_eq!(host.try_diff("one", Some("two"), Compression::None).unwrap_err().kind(), Kind::Invalid);
 }
@@ -380,7 +377,10 @@ fn root_a_file_that_changes_while_it_is_read_is_an_error() {
             Ok(())
         }
     }
-    let error = host.0.with(|driver| driver.diff(&id("c"), None, Compression::None, &mut Meddler(&log, 0))).unwrap_err();
+    let error = host
+        .0
+        .with(|driver| driver.diff(&id("c"), &Against::default(), Form::default(), &mut Meddler(&log, 0)))
+        .unwrap_err();
     assert!(error.kind() == Kind::Busy && error.to_string().contains("/growing.log"), "{error}");
     host.diff("c", None);
     host.umount("c");
@@ -437,11 +437,11 @@ fn root_an_export_changes_nothing_and_fails_as_its_writer_does() {
     };
     let whole = host.diff("c", None).len();
     for room in [0, 1, 512, whole / 2, whole - 1] {
-        for compression in [Compression::None, Compression::Gzip(1), Compression::Zstd(0)] {
-            let fails = |compression| host.0.with(|driver| driver.diff(&id("c"), None, compression, &mut Full(room)));
-            match fails(compression) {
-                Ok(_) => assert!(compression != Compression::None && room > 512),
-                Err(e) => assert_eq!(e.errno(), libc::ENOSPC, "{room} {compression:?}: {e}"),
+        let compressions = [Compression::None, Compression::Gzip(1), Compression::Zstd(0)];
+        for form in compressions.into_iter().flat_map(|c| [false, true].map(|digests| Form { compression: c, digests })) {
+            match host.0.with(|driver| driver.diff(&id("c"), &Against::default(), form, &mut Full(room))) {
+                Ok(_) => assert!(form.compression != Compression::None && room > 512),
+                Err(e) => assert_eq!(e.errno(), libc::ENOSPC, "{room} {form:?}: {e}"),
             }
         }
     }
@@ -456,14 +456,20 @@ fn root_compressed_archives_are_the_same_archive() {
     let host = Host::new(&store.root(), &[]);
     host.container("c", None, |root| work(&mut Random::new(7), root, 100));
     let (plain, told) = host.try_diff("c", None, Compression::None).unwrap();
-    assert_eq!(told.digest, told.diff_id);
+    let (digest, diff_id) = told.digests.unwrap();
+    assert_eq!(digest, diff_id);
     for (compression, magic) in
         [(Compression::Gzip(0), &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0][..]), (Compression::Zstd(19), &[0x28, 0xb5])]
     {
         let (bytes, packed) = host.try_diff("c", None, compression).unwrap();
         assert!(bytes.starts_with(magic), "neither a name nor a time");
-        assert_eq!((packed.diff_id, packed.entries), (told.diff_id, told.entries));
-        assert_ne!(packed.digest, packed.diff_id);
+        let (digest, packed_id) = packed.digests.unwrap();
+        assert_eq!((packed_id, packed.entries), (diff_id, told.entries));
+        assert_ne!(digest, diff_id);
+        let mut without = Vec::new();
+        let form = Form { compression, digests: false };
+        let same = host.0.with(|driver| driver.diff(&id("c"), &Against::default(), form, &mut without)).unwrap();
+        assert!(same == Exported { digests: None, ..packed } && without == bytes, "{compression:?} without digests");
         let name = format!("{compression:?}").to_lowercase().replace(['(', ')'], "-");
         host.image(&format!("layer-{name}x"), None, &bytes);
         assert!(host.diff(&format!("layer-{name}x"), None) == plain);
@@ -473,7 +479,7 @@ fn root_compressed_archives_are_the_same_archive() {
         let mut text = String::new();
         sum.stdout.take().unwrap().read_to_string(&mut text).unwrap();
         sum.wait().unwrap();
-        assert_eq!(packed.digest.to_string(), format!("sha256:{}", &text[..64]));
+        assert_eq!(digest.to_string(), format!("sha256:{}", &text[..64]));
     }
     assert_eq!(host.try_diff("c", None, Compression::Gzip(10)).unwrap_err().kind(), Kind::Invalid);
 }

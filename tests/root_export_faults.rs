@@ -5,7 +5,7 @@ mod common;
 mod tree_support;
 
 use common::Store;
-use graphdriver::driver::{Access, Compression, CreateOptions, MountOptions};
+use graphdriver::driver::{Access, CreateOptions, Form, MountOptions};
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
 use tree_support::{Random, work};
@@ -71,7 +71,11 @@ fn root_every_call_of_an_export_fails_in_turn() {
     // By its marks, and by comparing it with an ancestor further up.
     for base in [None, Some("one")] {
         let export = |bytes: &mut Vec<u8>| {
-            graph.with(|driver| driver.diff(&id("three"), base.map(id).as_ref(), Compression::None, bytes)).map(drop)
+            graph
+                .with(|driver| {
+                    driver.diff(&id("three"), &base.map(id).into(), Form { digests: true, ..Form::default() }, bytes)
+                })
+                .map(drop)
         };
         let mut whole = Vec::new();
         export(&mut whole).unwrap();

@@ -4,7 +4,7 @@ mod common;
 mod tree_support;
 
 use common::{Store, run};
-use graphdriver::driver::{Access, Compression, CreateOptions, Exported, MountOptions};
+use graphdriver::driver::{Access, Against, Compression, CreateOptions, Exported, Form, MountOptions};
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
 use serde_json::json;
@@ -32,7 +32,7 @@ fn container(
         driver.create(&id(name), parent.as_ref(), Access::ReadWrite, &mut CreateOptions::default())?;
         act(&driver.mount(&id(name), &MountOptions::default())?);
         driver.umount(&id(name))?;
-        driver.diff(&id(name), None, compression, &mut bytes)
+        driver.diff(&id(name), &Against::default(), Form { compression, digests: true }, &mut bytes)
     });
     (bytes, exported.unwrap())
 }
@@ -168,19 +168,21 @@ fn root_an_image_of_exported_layers_runs() {
     });
     // skopeo 1.9 and umoci 0.4 of Debian 12 know gzip only: the upper layer travels uncompressed for them.
     let mut plain = Vec::new();
-    graph.with(|driver| driver.diff(&id("above"), None, Compression::None, &mut plain)).unwrap();
-    assert!(told_above.diff_id.to_string() == sha256(&plain) && told_above.digest.to_string() == sha256(&above));
+    graph.with(|driver| driver.diff(&id("above"), &Against::default(), Form::default(), &mut plain)).unwrap();
+    let [(below_digest, below_id), (above_digest, above_id)] = [told_below, told_above].map(|told| {
+        let (digest, diff_id) = told.digests.unwrap();
+        (digest.to_string(), diff_id.to_string())
+    });
+    assert!(above_id == sha256(&plain) && above_digest == sha256(&above));
 
     let layout = store.root().join("image");
     fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
-    let diff_ids = [told_below.diff_id.to_string(), told_above.diff_id.to_string()];
+    let diff_ids = [below_id, above_id];
     let config = json!({ "architecture": "amd64", "os": "linux", "config": { "Cmd": ["/bin/greet"] },
                          "rootfs": { "type": "layers", "diff_ids": diff_ids } })
     .to_string();
-    let layers = [
-        blob(&layout, "layer.v1.tar+gzip", &told_below.digest.to_string(), &below),
-        blob(&layout, "layer.v1.tar", &diff_ids[1], &plain),
-    ];
+    let layers =
+        [blob(&layout, "layer.v1.tar+gzip", &below_digest, &below), blob(&layout, "layer.v1.tar", &diff_ids[1], &plain)];
     let config = blob(&layout, "config.v1+json", &sha256(config.as_bytes()), config.as_bytes());
     let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config,
                            "layers": layers })

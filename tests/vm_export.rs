@@ -6,17 +6,15 @@ mod ground;
 mod tree_support;
 
 use common::Store;
-use graphdriver::driver::{Access, Compression, CreateOptions, Driver, MountOptions};
+use graphdriver::driver::{Access, Against, CreateOptions, Driver, Form, MountOptions};
 use graphdriver::graph::Graph;
-use graphdriver::id::LayerId;
 use ground::{Ground, Short, id, output};
 use std::path::Path;
 use tree_support::{Random, Tree, assert_same, look, work};
 
 fn diff(driver: &dyn Driver, name: &str, base: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let base: Option<LayerId> = base.map(id);
-    driver.diff(&id(name), base.as_ref(), Compression::None, &mut bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+    driver.diff(&id(name), &base.map(id).into(), Form::default(), &mut bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
     bytes
 }
 
@@ -121,9 +119,9 @@ fn what_is_shared_is_not_read() {
     let archive = diff(&driver, "above", None);
     assert!(read() - start < 2 << 20, "{} bytes were read", read() - start);
     assert!(archive.len() < 20_000, "{}", archive.len());
-    assert_eq!(driver.diff_size(&id("above"), None).unwrap(), 1);
-    assert_eq!(driver.diff_size(&id("below"), None).unwrap(), 20 << 20);
-    assert!(driver.diff_size(&id("below"), Some(&id("above"))).is_err(), "a child is no ancestor");
+    assert_eq!(driver.diff_size(&id("above"), &Against::default()).unwrap(), 1);
+    assert_eq!(driver.diff_size(&id("below"), &Against::default()).unwrap(), 20 << 20);
+    assert!(driver.diff_size(&id("below"), &Some(id("above")).into()).is_err(), "a child is no ancestor");
     // A layer that was never mounted has nothing to tell.
     driver.rw("empty", Some("above")).unwrap();
     assert!(Path::new(&ground.home()).exists() && diff(&driver, "empty", None).len() == 1024);

@@ -1,12 +1,13 @@
 //! The way back: a tree exported, beside `tar -c` and `bsdtar -c` with the same compressor, with and without its files in memory.
 
 use super::{Fresh, Measured, choice, report, run, shell};
-use graphdriver::driver::Compression;
+use graphdriver::cancel::Cancel;
+use graphdriver::driver::{Compression, Form};
 use graphdriver::export::{self, How, Source, Tree};
 use std::io::Write;
 use std::path::Path;
 
-/// The first argument that makes this program export one tree to its standard output: `ONE DIRECTORY FORMAT`.
+/// The first argument that makes this program export one tree to its standard output: `ONE DIRECTORY FORMAT plain|digests`.
 pub(crate) const ONE: &str = "export-one";
 
 /// Standard output without the line buffer that Rust puts before it.
@@ -21,7 +22,7 @@ impl Write for Stdout {
     }
 }
 
-pub(crate) fn export_one(tree: &str, format: &str) {
+pub(crate) fn export_one(tree: &str, format: &str, how: &str) {
     let new = Tree::of(std::fs::File::open(tree).unwrap().into()).unwrap();
     let compression = match format {
         "tar.gz" => Compression::Gzip(6),
@@ -29,11 +30,13 @@ pub(crate) fn export_one(tree: &str, format: &str) {
         _ => Compression::None,
     };
     let mut out = Stdout(std::fs::OpenOptions::new().write(true).open("/dev/stdout").unwrap());
-    export::archive(&Source { new, old: None, how: How::Marks }, None, compression, &mut out).unwrap();
+    let form = Form { compression, digests: how == "digests" };
+    let source = Source { new, old: None, how: How::Marks, cancel: Cancel::default() };
+    export::archive(&source, None, form, &mut out).unwrap();
 }
 
 /// All go through a pipe: GNU tar reads no file that it would write to /dev/null.
-fn contestants(tree: &Path, format: &str) -> [(&'static str, Vec<String>); 3] {
+fn contestants(tree: &Path, format: &str) -> [(&'static str, Vec<String>); 4] {
     let (tree, me) = (tree.display(), std::env::current_exe().unwrap());
     let pack = match format {
         "tar.gz" => "| gzip -6n",
@@ -42,7 +45,8 @@ fn contestants(tree: &Path, format: &str) -> [(&'static str, Vec<String>); 3] {
     };
     let line = |name, command: String| (name, vec!["sh".into(), "-c".into(), format!("{command} | cat >/dev/null")]);
     [
-        line("libgraphdriver", format!("{} {ONE} {tree} {format}", me.display())),
+        line("libgraphdriver", format!("{} {ONE} {tree} {format} plain", me.display())),
+        line("same, with digests", format!("{} {ONE} {tree} {format} digests", me.display())),
         line("GNU tar", format!("tar --format=pax --sort=name --numeric-owner --xattrs --acls -c -C {tree} . {pack}")),
         line("bsdtar", format!("bsdtar --format=pax --numeric-owner --xattrs --acls -c -f - -C {tree} . {pack}")),
     ]

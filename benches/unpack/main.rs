@@ -161,7 +161,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [_, ONE, archive, target, how] => return unpack_one(archive, target, how),
-        [_, export::ONE, tree, format] => return export::export_one(tree, format),
+        [_, export::ONE, tree, format, how] => return export::export_one(tree, format, how),
         [_, MAKE] => return each_layer(|_, _, _| ()),
         _ => {}
     }

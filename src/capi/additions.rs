@@ -49,11 +49,12 @@ pub unsafe extern "C" fn graphdriver_unpack_layer(
     guard("graphdriver_unpack_layer", -1, || unsafe { document::unpack(id, Content::new(context, read)?, layer_size) })
 }
 
-/// Ends unpacks before their time: graphdriver_apply_diff and graphdriver_unpack_layer into this layer return -1 with ECANCELED
-/// soon; while their read function blocks, as soon as that returns, whatever it returns.
+/// Ends before their time what goes through whole layers: graphdriver_apply_diff, graphdriver_unpack_layer, graphdriver_unpack,
+/// graphdriver_diff, graphdriver_changes and graphdriver_diff_size of this layer return -1 with ECANCELED soon; while the read or
+/// write function blocks, as soon as that returns, whatever it returns.
 ///
 /// @param id  the layer; NULL for all layers, as before a graphdriver_cleanup that is not to wait for them
-/// @return how many unpacks were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
+/// @return how many calls were told, 0 if none is under way; -1 with errno and graphdriver_last_error() set
 ///
 /// Does not wait for them; one that was nearly done may still succeed. May be called in any callback and from any thread.
 /// errno: EINVAL for a bad id.

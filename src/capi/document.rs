@@ -235,7 +235,7 @@ pub(super) unsafe fn unpack(id: *const c_char, mut content: Content, layer_size:
     let id = unsafe { input::layer_id(id) }?;
     let mut size = 0;
     let wanted = (!layer_size.is_null()).then_some(&mut size);
-    GRAPH.unpack(&id, Unpack { size: wanted, ..Unpack::of(&mut content) })?;
+    GRAPH.transfer(&id, |driver, cancel| driver.unpack(&id, Unpack { size: wanted, cancel, ..Unpack::of(&mut content) }))?;
     if !layer_size.is_null() {
         // SAFETY: the caller's promise. What it points to may be uninitialised.
         unsafe { layer_size.write(i64::try_from(size).unwrap_or(i64::MAX)) };

@@ -1,12 +1,13 @@
 //! The requests of [`super::transfer`]: what C says in them and what it is told in them.
 
 use super::types::{
-    GRAPHDRIVER_ADDED, GRAPHDRIVER_DELETED, GRAPHDRIVER_GZIP, GRAPHDRIVER_MODIFIED, GRAPHDRIVER_PLAIN, GRAPHDRIVER_ZSTD,
+    GRAPHDRIVER_ADDED, GRAPHDRIVER_DELETED, GRAPHDRIVER_GZIP, GRAPHDRIVER_MODIFIED, GRAPHDRIVER_PLAIN,
+    GRAPHDRIVER_WITHOUT_DIGESTS, GRAPHDRIVER_ZSTD,
 };
 use super::types::{graphdriver_diff, graphdriver_unpack, graphdriver_write_func_t};
 use crate::archive::{Digests, Limits, Outcome};
 use crate::digest::Digest;
-use crate::driver::{Change, Compression, Exported};
+use crate::driver::{Change, Compression, Exported, Form};
 use crate::error::errno::EINTR;
 use crate::error::{Error, Kind, Result};
 use crate::sys::cmem;
@@ -60,7 +61,19 @@ pub(super) unsafe fn digests(asked: &graphdriver_unpack) -> Result<Digests> {
         (!text.is_null()).then(|| Digest::parse(unsafe { CStr::from_ptr(text) }.to_bytes())).transpose()
     };
     let (read, archive) = (expected(asked.expected_digest)?, expected(asked.expected_diff_id)?);
-    Ok(Digests { wanted: true, read, archive })
+    let wanted = takes_digests(asked.flags)?;
+    if !wanted && (read.is_some() || archive.is_some()) {
+        return Err(Error::new(Kind::Invalid, "a digest is expected, and none is to be taken"));
+    }
+    Ok(Digests { wanted, read, archive })
+}
+
+fn takes_digests(flags: u64) -> Result<bool> {
+    match flags {
+        0 => Ok(true),
+        GRAPHDRIVER_WITHOUT_DIGESTS => Ok(false),
+        other => Err(Error::new(Kind::Invalid, format!("there are no such flags: {other:#x}"))),
+    }
 }
 
 /// `None`: those that the driver was configured with.
@@ -78,21 +91,28 @@ pub(super) fn limits(asked: &graphdriver_unpack) -> Option<Limits> {
     any.then_some(limits)
 }
 
-pub(super) fn compression(asked: &graphdriver_diff) -> Result<Compression> {
-    match asked.compression {
-        GRAPHDRIVER_PLAIN => Ok(Compression::None),
-        GRAPHDRIVER_GZIP => Ok(Compression::Gzip(asked.level)),
-        GRAPHDRIVER_ZSTD => Ok(Compression::Zstd(asked.level)),
-        other => Err(Error::new(Kind::Invalid, format!("there is no compression {other}"))),
-    }
+pub(super) fn form(asked: &graphdriver_diff) -> Result<Form> {
+    let compression = match asked.compression {
+        GRAPHDRIVER_PLAIN => Compression::None,
+        GRAPHDRIVER_GZIP => Compression::Gzip(asked.level),
+        GRAPHDRIVER_ZSTD => Compression::Zstd(asked.level),
+        other => return Err(Error::new(Kind::Invalid, format!("there is no compression {other}"))),
+    };
+    Ok(Form { compression, digests: takes_digests(asked.flags)? })
 }
 
-fn text(digest: Digest) -> [c_char; 72] {
+/// A digest as C is told it: the empty string if it was not taken.
+fn text(digest: Option<Digest>) -> [c_char; 72] {
     let mut text = [0; 72];
-    for (to, byte) in text.iter_mut().zip(digest.to_string().bytes()) {
+    for (to, byte) in text.iter_mut().zip(digest.iter().flat_map(|digest| digest.to_string().into_bytes())) {
         *to = byte.cast_signed() as c_char;
     }
     text
+}
+
+fn texts(digests: Option<(Digest, Digest)>) -> ([c_char; 72], [c_char; 72]) {
+    let (digest, diff_id) = digests.unzip();
+    (text(digest), text(diff_id))
 }
 
 /// # Safety
@@ -100,9 +120,7 @@ fn text(digest: Digest) -> [c_char; 72] {
 pub(super) unsafe fn unpacked(request: *mut graphdriver_unpack, outcome: &Outcome, size: u64) {
     // SAFETY: the caller's promise.
     let request = unsafe { &mut *request };
-    if let Some((read, archive)) = outcome.digests {
-        (request.digest, request.diff_id) = (text(read), text(archive));
-    }
+    (request.digest, request.diff_id) = texts(outcome.digests);
     (request.bytes, request.entries, request.layer_size) = (outcome.bytes, outcome.entries, size);
 }
 
@@ -111,7 +129,7 @@ pub(super) unsafe fn unpacked(request: *mut graphdriver_unpack, outcome: &Outcom
 pub(super) unsafe fn exported(request: *mut graphdriver_diff, exported: &Exported) {
     // SAFETY: the caller's promise.
     let request = unsafe { &mut *request };
-    (request.digest, request.diff_id) = (text(exported.digest), text(exported.diff_id));
+    (request.digest, request.diff_id) = texts(exported.digests);
     (request.bytes, request.entries) = (exported.bytes, exported.entries);
 }
 

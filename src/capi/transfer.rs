@@ -5,7 +5,7 @@ use super::requests::{self, Outlet};
 use super::types::{graphdriver_change_func_t, graphdriver_diff, graphdriver_unpack};
 use super::{GRAPH, guard};
 use crate::archive::Outcome;
-use crate::driver::Unpack;
+use crate::driver::{Against, Unpack};
 use crate::error::{Error, Kind};
 use std::ffi::{c_char, c_int};
 
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn graphdriver_unpack(id: *const c_char, request: *mut gra
             outcome: Some(&mut outcome),
             ..Unpack::of(&mut content)
         };
-        GRAPH.unpack(&id, wanted)?;
+        GRAPH.transfer(&id, |driver, cancel| driver.unpack(&id, Unpack { cancel, ..wanted }))?;
         // SAFETY: as above; it was read from a moment ago.
         unsafe { requests::unpacked(request, &outcome, size) };
         Ok(0)
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn graphdriver_unpack(id: *const c_char, request: *mut gra
 /// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
 /// store is changed. Thread-safe; write is called on the calling thread. errno: EINVAL for a bad argument or a base that is no
 /// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete, EOPNOTSUPP if an unmounted layer was changed with the mount
-/// option index=on, E2BIG as for graphdriver_unpack, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
+/// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_diff(id: *const c_char, request: *mut graphdriver_diff) -> c_int {
     guard("graphdriver_diff", -1, || {
@@ -71,8 +71,8 @@ pub unsafe extern "C" fn graphdriver_diff(id: *const c_char, request: *mut graph
         let (id, asked) = unsafe { (input::layer_id(id)?, requests::diff(request)?) };
         // SAFETY: the caller's promise.
         let (base, mut to) = unsafe { (input::parent(asked.base)?, Outlet::new(asked.context, asked.write)?) };
-        let compression = requests::compression(&asked)?;
-        let exported = GRAPH.with(|driver| driver.diff(&id, base.as_ref(), compression, &mut to))?;
+        let form = requests::form(&asked)?;
+        let exported = GRAPH.transfer(&id, |driver, cancel| driver.diff(&id, &Against { base, cancel }, form, &mut to))?;
         // SAFETY: as above; it was read from a moment ago.
         unsafe { requests::exported(request, &exported) };
         Ok(0)
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn graphdriver_diff(id: *const c_char, request: *mut graph
 /// @param context  handed to each
 /// @return 0, or -1 with errno and graphdriver_last_error() set.
 ///
-/// Thread-safe. errno: ECANCELED if each ended it, else as for graphdriver_diff.
+/// Thread-safe. errno: ECANCELED also if each ended it, else as for graphdriver_diff.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_changes(
     id: *const c_char,
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn graphdriver_changes(
         let each = each.ok_or_else(|| Error::new(Kind::Invalid, "the function to call is NULL"))?;
         // SAFETY: the caller's promise.
         let mut tell = |path: &[u8], change| unsafe { requests::tell(each, context, path, change) };
-        GRAPH.with(|driver| driver.changes(&id, base.as_ref(), &mut tell)).map(|()| 0)
+        GRAPH.transfer(&id, |driver, cancel| driver.changes(&id, &Against { base, cancel }, &mut tell)).map(|()| 0)
     })
 }
 
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn graphdriver_diff_size(id: *const c_char, base: *const c
         if bytes.is_null() {
             return Err(Error::new(Kind::Invalid, "bytes is NULL"));
         }
-        let size = GRAPH.with(|driver| driver.diff_size(&id, base.as_ref()))?;
+        let size = GRAPH.transfer(&id, |driver, cancel| driver.diff_size(&id, &Against { base, cancel }))?;
         // SAFETY: the caller's promise; it is not NULL, and what it points to may be uninitialised.
         unsafe { bytes.write(size) };
         Ok(0)

@@ -83,6 +83,9 @@ pub const GRAPHDRIVER_GZIP: u32 = 1;
 /// An archive in zstd's format.
 pub const GRAPHDRIVER_ZSTD: u32 = 2;
 
+/// Take no digests, which saves processor time: both are received as "".
+pub const GRAPHDRIVER_WITHOUT_DIGESTS: u64 = 1;
+
 /// The ancestor has nothing there.
 pub const GRAPHDRIVER_ADDED: c_int = 0;
 /// Content or attributes differ; of a directory also: something in it changed.
@@ -111,6 +114,8 @@ pub struct graphdriver_unpack {
     pub max_bytes: u64,
     /// Most bytes that a decompressor may use for its window; 0 for the default of 128 MiB.
     pub max_window: u64,
+    /// 0, or GRAPHDRIVER_WITHOUT_DIGESTS, but not with an expected one.
+    pub flags: u64,
     /// Receives the digest of the bytes read.
     pub digest: [c_char; 72],
     /// Receives the digest of the uncompressed archive.
@@ -138,6 +143,8 @@ pub struct graphdriver_diff {
     pub compression: u32,
     /// Compression level: gzip 1 to 9, zstd 1 to 22; 0 for the default.
     pub level: u32,
+    /// 0, or GRAPHDRIVER_WITHOUT_DIGESTS.
+    pub flags: u64,
     /// Receives the digest of what was written, as "sha256:<64 hexadecimal digits>".
     pub digest: [c_char; 72],
     /// Receives the digest of the uncompressed archive.

@@ -6,7 +6,7 @@ use super::filesystem::Filesystem;
 use super::mount::ROOTFS;
 use super::record::{file_name, layer_id};
 use super::transaction::once_released;
-use crate::driver::{Change, Compression, Exported};
+use crate::driver::{Against, Change, Exported, Form};
 use crate::error::{Error, Kind, Result};
 use crate::export::{self, How, Source, Tree};
 use crate::id::LayerId;
@@ -21,38 +21,33 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 impl Shared {
-    pub(super) fn export(
-        &self,
-        id: &LayerId,
-        base: Option<&LayerId>,
-        compression: Compression,
-        to: &mut dyn Write,
-    ) -> Result<Exported> {
-        self.with_source(id, base, |source| export::archive(source, None, compression, to))
+    pub(super) fn export(&self, id: &LayerId, against: &Against, form: Form, to: &mut dyn Write) -> Result<Exported> {
+        self.with_source(id, against, |source| export::archive(source, None, form, to))
     }
 
     pub(super) fn list_changes(
         &self,
         id: &LayerId,
-        base: Option<&LayerId>,
+        against: &Against,
         each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
     ) -> Result<()> {
-        self.with_source(id, base, |source| export::changes(source, each))
+        self.with_source(id, against, |source| export::changes(source, each))
     }
 
-    pub(super) fn size_of_changes(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
-        self.with_source(id, base, export::size)
+    pub(super) fn size_of_changes(&self, id: &LayerId, against: &Against) -> Result<u64> {
+        self.with_source(id, against, export::size)
     }
 
     /// Both layers are held alone, because a device that two were to activate and deactivate would go from under one of them.
-    fn with_source<T>(&self, id: &LayerId, base: Option<&LayerId>, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
-        let base = self.ancestor(id, base)?;
+    fn with_source<T>(&self, id: &LayerId, against: &Against, work: impl FnOnce(&Source) -> Result<T>) -> Result<T> {
+        let base = self.ancestor(id, against.base.as_ref())?;
         let names: Vec<String> = [Some(id), base.as_ref()].into_iter().flatten().map(file_name).collect();
         let held: Vec<_> = names.iter().map(|name| (name.as_str(), Mode::Exclusive)).collect();
         let _held = self.locks.hold(&held)?;
+        let source = |new, old| Source { new, old, how: How::Compared, cancel: against.cancel.clone() };
         self.with_tree(id, |new| match base {
-            None => work(&Source { new, old: None, how: How::Compared }),
-            Some(base) => self.with_tree(&base, |old| work(&Source { new, old: Some(old), how: How::Compared })),
+            None => work(&source(new, None)),
+            Some(base) => self.with_tree(&base, |old| work(&source(new, Some(old)))),
         })
     }
 

@@ -26,7 +26,7 @@ mod testing;
 mod transaction;
 
 use crate::driver::{
-    Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
+    Access, Against, Change, CreateOptions, Driver, Exported, Form, Metadatum, MountOptions, Status, Unpack, Usage,
 };
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -162,21 +162,16 @@ impl Driver for DeviceMapper {
         self.shared.apply(id, request).context(|| format!("unpack into layer '{id}'"))
     }
 
-    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
-        self.shared.export(id, base, compression, to).context(|| format!("export layer '{id}'"))
+    fn diff(&self, id: &LayerId, against: &Against, form: Form, to: &mut dyn Write) -> Result<Exported> {
+        self.shared.export(id, against, form, to).context(|| format!("export layer '{id}'"))
     }
 
-    fn changes(
-        &self,
-        id: &LayerId,
-        base: Option<&LayerId>,
-        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
-    ) -> Result<()> {
-        self.shared.list_changes(id, base, each).context(|| format!("list the changes of layer '{id}'"))
+    fn changes(&self, id: &LayerId, against: &Against, each: &mut dyn FnMut(&[u8], Change) -> Result<()>) -> Result<()> {
+        self.shared.list_changes(id, against, each).context(|| format!("list the changes of layer '{id}'"))
     }
 
-    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
-        self.shared.size_of_changes(id, base).context(|| format!("measure the changes of layer '{id}'"))
+    fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64> {
+        self.shared.size_of_changes(id, against).context(|| format!("measure the changes of layer '{id}'"))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

@@ -1,28 +1,33 @@
-//! From the buffers of an archive to what the caller is given: compressed, counted, and both digests taken. Runs on the caller's
+//! From the buffers of an archive to what the caller is given: compressed, counted, and its digest taken. Runs on the caller's
 //! thread, while another one reads the layer.
 
+use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
-use crate::driver::Compression;
-use crate::error::errno::{EINVAL, EIO};
+use crate::driver::{Compression, Form};
+use crate::error::errno::{ECANCELED, EINVAL, EIO};
 use crate::error::{Error, Kind, Result};
 use std::io::{self, BufRead, Write};
 
 /// What was written.
 pub(super) struct Written {
-    /// `None` without compression: it is that of the archive.
+    /// `None` where it is not wanted, or is that of the archive: without compression.
     pub(super) digest: Option<Digest>,
     pub(super) bytes: u64,
 }
 
-/// The caller's end, with a count and a digest of what went through.
+/// The caller's end, with a count and a digest of what went through. Closed once the export is cancelled.
 struct Outlet<'a> {
     to: &'a mut dyn Write,
+    cancel: &'a Cancel,
     hasher: Option<Hasher>,
     bytes: u64,
 }
 
 impl Write for Outlet<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_requested() {
+            return Err(io::Error::from_raw_os_error(ECANCELED));
+        }
         self.to.write_all(bytes)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
@@ -50,10 +55,10 @@ pub(super) fn check(compression: Compression) -> Result<()> {
 }
 
 /// Writes all that `from` yields.
-pub(super) fn run(mut from: impl BufRead, compression: Compression, to: &mut dyn Write) -> Result<Written> {
-    let hasher = (compression != Compression::None).then(Hasher::default);
-    let outlet = Outlet { to, hasher, bytes: 0 };
-    let outlet = match compression {
+pub(super) fn run(mut from: impl BufRead, form: Form, cancel: &Cancel, to: &mut dyn Write) -> Result<Written> {
+    let hasher = (form.digests && form.compression != Compression::None).then(Hasher::default);
+    let outlet = Outlet { to, cancel, hasher, bytes: 0 };
+    let outlet = match form.compression {
         Compression::None => copy(&mut from, outlet),
         Compression::Gzip(level) => {
             // Neither a name nor a time goes into the header.

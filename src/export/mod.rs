@@ -19,9 +19,10 @@ mod walk;
 
 use crate::archive::IdShift;
 use crate::archive::decode::Sink;
-use crate::archive::ring;
+use crate::archive::ring::{self, Filler};
+use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
-use crate::driver::{Change, Compression, Exported};
+use crate::driver::{Change, Exported, Form};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, Stat};
 use crate::sys::process::SignalsBlocked;
@@ -88,6 +89,8 @@ pub struct Source {
     pub old: Option<Tree>,
     /// How the changes are found.
     pub how: How,
+    /// Ends the work early.
+    pub cancel: Cancel,
 }
 
 impl Source {
@@ -100,9 +103,10 @@ impl Source {
 /// (`redirect_dir=on`), only metadata were copied (`metacopy=on`) or hard links kept (`index=on`); the reason is returned.
 ///
 /// # Errors
-/// Something cannot be read.
-pub fn says_all(changes: &Tree) -> Result<Option<&'static str>> {
-    let source = Source { new: Tree::Bare(fs::open_dir_at(changes, ".")?), old: None, how: How::Marks };
+/// Something cannot be read; it was cancelled.
+pub fn says_all(changes: &Tree, cancel: &Cancel) -> Result<Option<&'static str>> {
+    let new = Tree::Bare(fs::open_dir_at(changes, ".")?);
+    let source = Source { new, old: None, how: How::Marks, cancel: cancel.clone() };
     let mut seeker = Seeker { wary: matches!(changes, Tree::Bare(_)), names: Vec::new(), found: None };
     match walk::walk(&source, &mut seeker) {
         Err(e) if seeker.found.is_none() => Err(e),
@@ -113,39 +117,47 @@ pub fn says_all(changes: &Tree) -> Result<Option<&'static str>> {
 /// Writes the changes as an archive.
 ///
 /// # Errors
-/// A file changed while it was read, something cannot be read, or `to` fails; the text names the path.
-pub fn archive(source: &Source, shift: Option<IdShift>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
-    compress::check(compression)?;
+/// A file changed while it was read, something cannot be read, or `to` fails; the text names the path. It was cancelled.
+pub fn archive(source: &Source, shift: Option<IdShift>, form: Form, to: &mut dyn Write) -> Result<Exported> {
+    compress::check(form.compression)?;
     let (filler, drainer) = ring::ring();
-    let (free, full) = filler.split();
-    let (to_digest, made) = sync_channel(1);
     let (archived, digested, written) = std::thread::scope(|scope| {
         // No handler of the host program is to run on them: they start with all signals blocked.
         let blocked = SignalsBlocked::now();
-        let archiving = threads::start(scope, "export", move || {
-            let out = Stream::new(ToDigest { free, made: to_digest.clone() });
-            let mut archiver = Archiver::new(out, shift, source.is_bare());
-            walk::walk(source, &mut archiver)?;
-            let (_, entries, losses) = archiver.finish()?;
-            // Without this the archive counts as broken off.
-            to_digest.send(None).map_err(|_| stream::unwanted())?;
-            Ok((entries, losses))
-        })?;
-        let digesting = threads::start(scope, "export-digest", move || digest(&made, full))?;
+        let (archiving, digesting) = if form.digests {
+            let (free, full) = filler.split();
+            let (to_digest, made) = sync_channel(1);
+            let out = ToDigest { free, made: to_digest };
+            let archiving = threads::start(scope, "export", move || write_tar(source, shift, out, ToDigest::end))?;
+            (archiving, Some(threads::start(scope, "export-digest", move || digest(&made, full))?))
+        } else {
+            (threads::start(scope, "export", move || write_tar(source, shift, filler, Filler::end))?, None)
+        };
         drop(blocked);
-        let written = compress::run(drainer, compression, to);
-        Ok((threads::outcome_of(archiving), threads::outcome_of(digesting), written))
+        let written = compress::run(drainer, form, &source.cancel, to);
+        Ok((threads::outcome_of(archiving), digesting.map(threads::outcome_of).transpose(), written))
     })?;
-    let ((entries, losses), diff_id, written) = match (archived, digested, written) {
+    let outcome = match (archived, digested, written) {
         // Each stops when another one fails: the one that was not just told to stop knows why.
-        (Err(e), _, Err(cause)) if e.errno() == stream::UNWANTED => return Err(cause),
-        (Err(e), _, _) | (Ok(_), Ok(_), Err(e)) => return Err(e),
-        (Ok(_), Err(_), Err(cause)) => return Err(cause),
-        (Ok(_), Err(e), Ok(_)) => return Err(e),
-        (Ok(archived), Ok(diff_id), Ok(written)) => (archived, diff_id, written),
+        (Err(e), _, Err(cause)) if e.errno() == stream::UNWANTED => Err(cause),
+        (Err(e), _, _) | (Ok(_), Ok(_), Err(e)) => Err(e),
+        (Ok(_), Err(_), Err(cause)) => Err(cause),
+        (Ok(_), Err(e), Ok(_)) => Err(e),
+        (Ok(archived), Ok(diff_id), Ok(written)) => Ok((archived, diff_id, written)),
     };
+    let ((entries, losses), diff_id, written) = outcome.or_else(|e| source.cancel.check().and(Err(e)))?;
     Losses::log(&losses);
-    Ok(Exported { diff_id, digest: written.digest.unwrap_or(diff_id), bytes: written.bytes, entries })
+    let digests = diff_id.map(|diff_id| (written.digest.unwrap_or(diff_id), diff_id));
+    Ok(Exported { digests, bytes: written.bytes, entries })
+}
+
+/// Writes the archive of all that `source` changes; `end` says that it is complete: without that it counts as broken off.
+fn write_tar<S: Sink>(source: &Source, shift: Option<IdShift>, out: S, end: impl FnOnce(S)) -> Result<(u64, Losses)> {
+    let mut archiver = Archiver::new(Stream::new(out), shift, source.is_bare());
+    walk::walk(source, &mut archiver)?;
+    let (out, entries, losses) = archiver.finish()?;
+    end(out);
+    Ok((entries, losses))
 }
 
 /// Calls `each` for every path that changed.
@@ -193,6 +205,12 @@ fn digest(made: &Receiver<Made>, full: ring::Full) -> Result<Digest> {
 struct ToDigest {
     free: Receiver<Vec<u8>>,
     made: SyncSender<Made>,
+}
+
+impl ToDigest {
+    fn end(self) {
+        let _ = self.made.send(None);
+    }
 }
 
 impl Sink for ToDigest {

@@ -7,6 +7,7 @@ use super::described::{self, Described, same_inode};
 use super::names::Names;
 use super::place::{OPEN, Place};
 use super::{How, Source};
+use crate::cancel::Cancel;
 use crate::driver::Change;
 use crate::error::errno::{EACCES, EINVAL, ELOOP, ENOTDIR, ENXIO, EXDEV};
 use crate::error::{Error, Kind, Result};
@@ -53,6 +54,7 @@ struct Level {
 /// A walk under way.
 struct Walk<'a, F> {
     how: How,
+    cancel: &'a Cancel,
     wary: bool,
     /// The other tree is known, and with it what whiteouts hide.
     resolves: bool,
@@ -72,6 +74,7 @@ type Passed = (Stat, Vec<Vec<u8>>);
 pub(super) fn walk(source: &Source, finder: &mut impl Finder) -> Result<()> {
     let mut walk = Walk {
         how: source.how,
+        cancel: &source.cancel,
         wary: source.is_bare(),
         resolves: source.old.is_some(),
         finder,
@@ -89,11 +92,13 @@ pub(super) fn walk(source: &Source, finder: &mut impl Finder) -> Result<()> {
 
 impl<F: Finder> Walk<'_, F> {
     fn run(&mut self, source: &Source) -> Result<()> {
+        self.cancel.check()?;
         let new = fs::open_dir_at(&source.new, ".")?;
         let old = source.old.as_ref().map(|old| fs::open_dir_at(old, ".")).transpose()?;
         let change = if old.is_some() { Change::Modified } else { Change::Added };
         self.enter(new, old, change)?;
         while let Some(level) = self.levels.last_mut() {
+            self.cancel.check()?;
             self.path.truncate(level.path);
             let Some((name, found)) = level.names.get(level.next) else {
                 self.leave()?;
@@ -289,7 +294,7 @@ impl<F: Finder> Walk<'_, F> {
             FileKind::File => {
                 let (new, old) = (open_file(new, name, self.wary)?, open_file(old, name, self.wary)?);
                 Described::of(&new, &mut names)?.says_the_same(&Described::of(&old, &mut names)?)
-                    && same_content(&new, &old)?
+                    && same_content(&new, &old, self.cancel)?
             }
             _ => {
                 let (new, old) = (reading::open_node(new, name)?, reading::open_node(old, name)?);
@@ -342,9 +347,10 @@ pub(super) fn read_link(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OsString> {
     fs::read_link_at(dir, name).map_err(|e| if e.errno() == EINVAL { moving(e) } else { e })
 }
 
-fn same_content(a: &OwnedFd, b: &OwnedFd) -> Result<bool> {
+fn same_content(a: &OwnedFd, b: &OwnedFd, cancel: &Cancel) -> Result<bool> {
     let (mut left, mut right) = (vec![0; COMPARED], vec![0; COMPARED]);
     loop {
+        cancel.check()?;
         let (got, other) = (reading::fill(a, &mut left)?, reading::fill(b, &mut right)?);
         if left[..got] != right[..other] {
             return Ok(false);

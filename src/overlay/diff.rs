@@ -4,7 +4,7 @@ use super::Shared;
 use super::layout::{EMPTY, Layer, LinkId, MERGED, WORK};
 use super::mount::{PAGE, base_for};
 use super::probe::Stacking;
-use crate::driver::{Change, Compression, Exported};
+use crate::driver::{Against, Change, Exported, Form};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::export::{self, How, Source, Tree};
 use crate::id::LayerId;
@@ -28,49 +28,44 @@ enum Wants {
 const WITH_FEATURES: [&str; 2] = ["redirect_dir=follow", "metacopy=on"];
 
 impl Shared {
-    pub(super) fn export(
-        &self,
-        id: &LayerId,
-        base: Option<&LayerId>,
-        compression: Compression,
-        to: &mut dyn Write,
-    ) -> Result<Exported> {
-        self.with_source(id, base, Wants::Marks, |source| export::archive(source, self.options.remap, compression, to))
+    pub(super) fn export(&self, id: &LayerId, against: &Against, form: Form, to: &mut dyn Write) -> Result<Exported> {
+        self.with_source(id, against, Wants::Marks, |source| export::archive(source, self.options.remap, form, to))
     }
 
     pub(super) fn list_changes(
         &self,
         id: &LayerId,
-        base: Option<&LayerId>,
+        against: &Against,
         each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
     ) -> Result<()> {
-        self.with_source(id, base, Wants::Paths, |source| export::changes(source, each))
+        self.with_source(id, against, Wants::Paths, |source| export::changes(source, each))
     }
 
-    pub(super) fn size_of_changes(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
-        self.with_source(id, base, Wants::Marks, export::size)
+    pub(super) fn size_of_changes(&self, id: &LayerId, against: &Against) -> Result<u64> {
+        self.with_source(id, against, Wants::Marks, export::size)
     }
 
     fn with_source<T>(
         &self,
         id: &LayerId,
-        base: Option<&LayerId>,
+        against: &Against,
         wants: Wants,
         work: impl FnOnce(&Source) -> Result<T>,
     ) -> Result<T> {
         id.check_free(&super::layout::RESERVED)?;
-        let held: Vec<_> = [Some(id), base].into_iter().flatten().map(|id| (id.as_str(), Mode::Shared)).collect();
+        let held: Vec<_> =
+            [Some(id), against.base.as_ref()].into_iter().flatten().map(|id| (id.as_str(), Mode::Shared)).collect();
         let _held = self.locks.hold(&held)?;
         let home = self.home.open()?;
         let layer = Layer::open(&home, id)?;
         self.lease.tell(id);
         layer.check_finished()?;
-        work(&self.source(&home, &layer, base, wants)?)
+        work(&self.source(&home, &layer, against, wants)?)
     }
 
-    fn source(&self, home: &OwnedFd, layer: &Layer, base: Option<&LayerId>, wants: Wants) -> Result<Source> {
+    fn source(&self, home: &OwnedFd, layer: &Layer, against: &Against, wants: Wants) -> Result<Source> {
         let lowers = self.lowers_of(home, layer)?.0;
-        let above = match base {
+        let above = match &against.base {
             None => 0,
             Some(base) => {
                 let link = Layer::open(home, base)?.link()?;
@@ -78,11 +73,12 @@ impl Shared {
                 lowers.iter().position(|lower| *lower == link).ok_or_else(no_ancestor)?
             }
         };
+        let cancel = against.cancel.clone();
         let changes = Tree::of(layer.diff()?)?;
-        let elsewhere = if was_written_to(layer)? { export::says_all(&changes)? } else { None };
+        let elsewhere = if was_written_to(layer)? { export::says_all(&changes, &cancel)? } else { None };
         if above == 0 && elsewhere.is_none() {
             let old = if wants == Wants::Paths { Some(self.whole(home, layer, &lowers, &[])?) } else { None };
-            return Ok(Source { new: changes, old, how: How::Marks });
+            return Ok(Source { new: changes, old, how: How::Marks, cancel });
         }
         let new = match elsewhere {
             _ if layer.is_mounted(&self.home)? => Tree::of(fs::open_dir_at(layer, MERGED)?)?,
@@ -97,7 +93,7 @@ impl Shared {
             }
         };
         let old = self.whole(home, layer, &lowers[above..], &[])?;
-        Ok(Source { new, old: Some(old), how: How::Compared })
+        Ok(Source { new, old: Some(old), how: How::Compared, cancel })
     }
 
     /// The tree of a stack of layers, the topmost first, in a mount of its own that is never attached anywhere.

@@ -21,7 +21,7 @@ mod report;
 mod volatile;
 
 use crate::driver::{
-    Access, Change, Compression, CreateOptions, Driver, Exported, Metadatum, MountOptions, Status, Unpack, Usage,
+    Access, Against, Change, CreateOptions, Driver, Exported, Form, Metadatum, MountOptions, Status, Unpack, Usage,
 };
 use crate::error::{Context, Result};
 use crate::id::LayerId;
@@ -141,21 +141,16 @@ impl Driver for Overlay {
         self.on("unpack into", id, |shared| shared.apply(id, request))
     }
 
-    fn diff(&self, id: &LayerId, base: Option<&LayerId>, compression: Compression, to: &mut dyn Write) -> Result<Exported> {
-        self.on("export", id, |shared| shared.export(id, base, compression, to))
+    fn diff(&self, id: &LayerId, against: &Against, form: Form, to: &mut dyn Write) -> Result<Exported> {
+        self.on("export", id, |shared| shared.export(id, against, form, to))
     }
 
-    fn changes(
-        &self,
-        id: &LayerId,
-        base: Option<&LayerId>,
-        each: &mut dyn FnMut(&[u8], Change) -> Result<()>,
-    ) -> Result<()> {
-        self.on("list the changes of", id, |shared| shared.list_changes(id, base, each))
+    fn changes(&self, id: &LayerId, against: &Against, each: &mut dyn FnMut(&[u8], Change) -> Result<()>) -> Result<()> {
+        self.on("list the changes of", id, |shared| shared.list_changes(id, against, each))
     }
 
-    fn diff_size(&self, id: &LayerId, base: Option<&LayerId>) -> Result<u64> {
-        self.on("measure the changes of", id, |shared| shared.size_of_changes(id, base))
+    fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64> {
+        self.on("measure the changes of", id, |shared| shared.size_of_changes(id, against))
     }
 
     fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {

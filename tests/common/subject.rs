@@ -4,7 +4,7 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // a C caller cannot be written without
 
 use graphdriver::capi;
-use graphdriver::driver::{Access, Compression, CreateOptions, MountOptions};
+use graphdriver::driver::{Access, CreateOptions, Form, MountOptions};
 use graphdriver::error::Result;
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
@@ -117,7 +117,7 @@ impl Subject for Rust {
         let mut bytes = Vec::new();
         seen(LayerId::parse(id.as_bytes()).and_then(|id| {
             let base = parent_id(base)?;
-            self.0.with(|driver| driver.diff(&id, base.as_ref(), Compression::None, &mut bytes))
+            self.0.with(|driver| driver.diff(&id, &base.into(), Form::default(), &mut bytes))
         }))?;
         Ok(bytes)
     }
