@@ -16,33 +16,6 @@
 
 #define SMALL_STACK (64 << 10)
 
-static void life(io_read_func_t read)
-{
-    struct driver_create_opts none = { NULL, NULL };
-    struct tar tar = { 0 };
-    tar_dir(&tar, "a/", 0755);
-    for (int i = 0; i < 40; i++) {
-        char name[16];
-        snprintf(name, sizeof name, "a/%d", i);
-        tar_file(&tar, name, 0644, "content\n");
-    }
-    tar_end(&tar);
-    int64_t size = 0;
-    struct io_read_wrapper content = { .context = &tar, .read = read };
-    CHECK(graphdriver_create_ro("image", NULL, &none) == 0);
-    CHECK(graphdriver_apply_diff("image", &content, &size) == 0 && size == 40 * 8);
-    make_rw("container", "image");
-    char *path = graphdriver_mount_layer("container", NULL);
-    CHECK(path);
-    char *text = read_file(store_path("storage/overlay2/container/merged/a/39"));
-    CHECK_STR(text, "content\n");
-    free(text);
-    free(path);
-    drop("container");
-    drop("image");
-    tar_free(&tar);
-}
-
 /* In the child of a fork: what descriptors a program started now would have beside those that the host itself has. */
 static int inherited(void)
 {
@@ -92,7 +65,7 @@ static void closed_streams(void)
     size_t strays = 0;
     CHECK(pthread_create(&writer, NULL, write_to_closed_streams, &strays) == 0);
     for (int i = 0; i < 50; i++)
-        life(tar_read);
+        whole_life(tar_read);
     atomic_store(&streams_are_back, true);
     CHECK(pthread_join(writer, NULL) == 0);
     for (int fd = 0; fd < 3; fd++) {
@@ -114,7 +87,7 @@ static void other_language(void)
     char *options[] = { "OVERLAY2.SIZE=0", "overlay2.SKIP_MOUNT_HOME=false", "archive.max_window=1.5M" };
     CHECK(graphdriver_cleanup() == 0);
     CHECK(graphdriver_init("overlay2", store_path("."), options, 3) == 0);
-    life(tar_read);
+    whole_life(tar_read);
     CHECK_STR(setlocale(LC_ALL, NULL), "tr_TR.UTF-8");
     CHECK(setlocale(LC_ALL, "C"));
 }
@@ -123,7 +96,7 @@ static void *on_a_small_stack(void *root)
 {
     CHECK(graphdriver_cleanup() == 0);
     CHECK(graphdriver_init("overlay2", root, NULL, 0) == 0);
-    life(tar_read);
+    whole_life(tar_read);
     struct graphdriver_status *status = graphdriver_get_status();
     CHECK(status);
     free_graphdriver_status(status);
@@ -146,7 +119,7 @@ int main(void)
 {
     const char *root = start("host");
     inherited_at_start = inherited();
-    life(fork_and_read);
+    whole_life(fork_and_read);
     CHECK(forks > 5);
     closed_streams();
     other_language();

@@ -106,8 +106,7 @@ fn store_name(home: &OwnedFd) -> Vec<u8> {
     if let Ok(name) = xattr::get::<64>(home, NAME) {
         return name;
     }
-    let Ok(random) = fs::random::<16>() else { return Vec::new() };
-    let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let Ok(name) = fs::random_name::<16>() else { return Vec::new() };
     match xattr::set(home, NAME, name.as_bytes()) {
         Ok(()) => name.into_bytes(),
         Err(_) => Vec::new(), // whoever needs attributes says so

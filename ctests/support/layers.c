@@ -62,6 +62,33 @@ void drop(const char *id)
     CHECK(!graphdriver_layer_exists(id));
 }
 
+void whole_life(io_read_func_t read)
+{
+    struct driver_create_opts none = { NULL, NULL };
+    struct tar tar = { 0 };
+    tar_dir(&tar, "a/", 0755);
+    for (int i = 0; i < 40; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "a/%d", i);
+        tar_file(&tar, name, 0644, "content\n");
+    }
+    tar_end(&tar);
+    int64_t size = 0;
+    struct io_read_wrapper content = { .context = &tar, .read = read };
+    CHECK(graphdriver_create_ro("image", NULL, &none) == 0);
+    CHECK(graphdriver_apply_diff("image", &content, &size) == 0 && size == 40 * 8);
+    make_rw("container", "image");
+    char *path = graphdriver_mount_layer("container", NULL);
+    CHECK(path);
+    char *text = read_file(store_path("storage/overlay2/container/merged/a/39"));
+    CHECK_STR(text, "content\n");
+    free(text);
+    free(path);
+    drop("container");
+    drop("image");
+    tar_free(&tar);
+}
+
 char *metadata(const char *id, const char *key)
 {
     json_map_string_string *map = calloc(1, sizeof *map);

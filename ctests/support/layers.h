@@ -24,6 +24,9 @@ void make_rw(const char *id, const char *parent);
 /* Unmounts, and deletes the layer, then checks that it is gone. */
 void drop(const char *id);
 
+/* An image of 40 files, read by `read` of a struct tar, and a container upon it: made, mounted, looked at and dropped. */
+void whole_life(io_read_func_t read);
+
 /* The value of a key of the layer's metadata, to free; NULL if it has none. */
 char *metadata(const char *id, const char *key);
 

@@ -79,7 +79,7 @@ impl Store {
     /// Moves a damaged file out of the way. The thin device it stood for keeps its id: the pool refuses to make it again.
     pub(super) fn set_aside(&self, name: &str) -> Result<()> {
         let corrupt = make_dir(&self.home, CORRUPT, 0o700)?;
-        let to = format!("{}-{}", &name[..name.len().min(200)], hex()?);
+        let to = format!("{}-{}", &name[..name.len().min(200)], fs::random_name::<5>()?);
         log::warn!(
             "devicemapper: damaged metadata file '{name}' is moved to '{CORRUPT}/{to}'; the pool still has its device"
         );
@@ -195,7 +195,7 @@ impl Store {
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
-        let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], hex()?);
+        let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], fs::random_name::<5>()?);
         fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
     }
 
@@ -213,15 +213,6 @@ impl Store {
 fn is_stale_staging(name: &str) -> bool {
     let tail = name.strip_prefix(".tmp-").and_then(|rest| rest.rsplit_once('-'));
     tail.is_some_and(|(_, hex)| hex.len() == 10 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-fn hex() -> Result<String> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    for byte in fs::random::<5>()? {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
 }
 
 /// Opens a directory, making it if need be.

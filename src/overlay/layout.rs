@@ -117,12 +117,7 @@ impl LinkId {
 
 /// Thirteen random bytes in hexadecimal.
 pub(super) fn random_name() -> Result<String> {
-    use std::fmt::Write;
-    let mut name = String::with_capacity(26);
-    for byte in fs::random::<13>()? {
-        let _ = write!(name, "{byte:02x}"); // writing to a String cannot fail
-    }
-    Ok(name)
+    fs::random_name::<13>()
 }
 
 /// A layer's ancestors, the nearest first.

@@ -370,6 +370,11 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     }
 }
 
+/// So many random bytes in hexadecimal, for a name.
+pub fn random_name<const N: usize>() -> Result<String> {
+    Ok(random::<N>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// A C string of bytes from outside; a NUL inside is `EINVAL`.
 pub(crate) fn c_string(bytes: impl AsRef<OsStr>) -> Result<CString> {
     let bytes = bytes.as_ref();
