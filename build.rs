@@ -7,7 +7,7 @@ fn main() {
     println!("cargo::rerun-if-changed=src/capi");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("graphdriver.h");
     // In the order of the header.
-    let sources = ["types", "document", "additions", "transfer"];
+    let sources = ["types", "document", "additions", "transfer", "inspection"];
     let mut builder = Builder::new().with_config(config());
     for source in sources {
         builder = builder.with_src(format!("src/capi/{source}.rs"));

@@ -82,6 +82,39 @@ struct io_read_wrapper {
 // It is gone.
 #define GRAPHDRIVER_DELETED 2
 
+// Nobody noted who may write into the layer, or it could not be looked at.
+#define GRAPHDRIVER_UNKNOWN 0
+
+// A layer of an image.
+#define GRAPHDRIVER_READ_ONLY 1
+
+// A container's layer.
+#define GRAPHDRIVER_READ_WRITE 2
+
+// The layer can be used.
+#define GRAPHDRIVER_WHOLE 0
+
+// The layer is being worked on, and was not looked at.
+#define GRAPHDRIVER_BEING_USED 1
+
+// The layer cannot be used as it is.
+#define GRAPHDRIVER_UNUSABLE 2
+
+// Nothing is known to be wrong: it is being worked on, and was not looked at.
+#define GRAPHDRIVER_BUSY 0
+
+// Nothing is lost and nobody has to do anything: it is harmless, or mended by the library when that is needed.
+#define GRAPHDRIVER_NOTE 1
+
+// Nothing is lost, but somebody has to do something.
+#define GRAPHDRIVER_NEEDS_HAND 2
+
+// Content is lost, or cannot be trusted.
+#define GRAPHDRIVER_LOSS 3
+
+// Make again what can be without guessing, and hand what is left over to the thread that deletes it.
+#define GRAPHDRIVER_MEND 1
+
 // How a layer is to be made.
 struct driver_create_opts {
     // SELinux label of the layer, or NULL.
@@ -184,6 +217,82 @@ struct graphdriver_diff {
 
 // Told of a change: GRAPHDRIVER_ADDED, GRAPHDRIVER_MODIFIED or GRAPHDRIVER_DELETED, and the path in the layer, beginning with a slash.
 typedef int (*graphdriver_change_func_t)(void *context, int change, const char *path);
+
+// A layer, as it is told. Later versions may append members. All is valid until the callback returns.
+struct graphdriver_layer {
+    // sizeof(struct graphdriver_layer) of the library: what is beyond that is not there.
+    size_t size;
+    // Its id.
+    const char *id;
+    // The layer that it is stacked upon; NULL if it has none, or that is not known.
+    const char *parent;
+    // GRAPHDRIVER_READ_ONLY, GRAPHDRIVER_READ_WRITE or GRAPHDRIVER_UNKNOWN.
+    uint32_t access;
+    // GRAPHDRIVER_WHOLE, GRAPHDRIVER_BEING_USED or GRAPHDRIVER_UNUSABLE.
+    uint32_t state;
+    // Why it cannot be used; NULL if it can, or is being worked on.
+    const char *why;
+};
+
+// Told of a layer; see graphdriver_list_layers.
+typedef int (*graphdriver_layer_func_t)(void *context, const struct graphdriver_layer *layer);
+
+// Which layers are to be listed, and how many there were. Later versions may append members.
+struct graphdriver_list_layers {
+    // sizeof(struct graphdriver_list_layers)
+    size_t size;
+    // Handed to each.
+    void *context;
+    // Called for every layer, in the order of their ids. It returns 0, or something else to end the listing. Not NULL.
+    graphdriver_layer_func_t each;
+    // NULL for the store of the initialised driver; else the name of the driver whose store is to be read past it.
+    const char *driver;
+    // With driver: the directory that holds the driver's home, as for graphdriver_init_at. Else NULL.
+    const char *root;
+    // Receives the number of layers that were told.
+    uint64_t layers;
+};
+
+// What a check found, as it is told. Later versions may append members. All is valid until the callback returns.
+struct graphdriver_finding {
+    // sizeof(struct graphdriver_finding) of the library: what is beyond that is not there.
+    size_t size;
+    // The layer; NULL for the store as a whole.
+    const char *layer;
+    // GRAPHDRIVER_BUSY, GRAPHDRIVER_NOTE, GRAPHDRIVER_NEEDS_HAND or GRAPHDRIVER_LOSS, as it was before it was mended.
+    uint32_t severity;
+    // 1 if this check has mended it, or handed it to those who do; else 0.
+    uint32_t mended;
+    // What is wrong, in a sentence.
+    const char *what;
+    // What to do about it, in a sentence.
+    const char *remedy;
+};
+
+// Told of a finding; see graphdriver_check.
+typedef int (*graphdriver_finding_func_t)(void *context, const struct graphdriver_finding *finding);
+
+// What is to be checked, and what came of it. Later versions may append members.
+struct graphdriver_check {
+    // sizeof(struct graphdriver_check)
+    size_t size;
+    // Handed to each.
+    void *context;
+    // Called for every finding. It returns 0, or something else to end the check. Not NULL.
+    graphdriver_finding_func_t each;
+    // As in graphdriver_list_layers.
+    const char *driver;
+    // As in graphdriver_list_layers.
+    const char *root;
+    // 0 or GRAPHDRIVER_MEND.
+    uint64_t flags;
+    // Receives the number of layers that were looked at.
+    uint64_t layers;
+    // Receives the number of findings, without those of severity GRAPHDRIVER_BUSY.
+    uint64_t findings;
+    // Receives how many of these were mended.
+    uint64_t mended;
+};
 
 #ifdef __cplusplus
 extern "C" {
@@ -541,6 +650,36 @@ int graphdriver_changes(const char *id,
 int graphdriver_diff_size(const char *id,
                           const char *base,
                           uint64_t *bytes);
+
+// Lists the layers of a store: id, parent, who may write into it, and whether it can be used, or why not.
+//
+// @param request  not NULL; set size to sizeof(struct graphdriver_list_layers), each to what is called for every layer, and all
+//                 else that is not needed to 0. What is said there to be received is written on success only.
+// @return 0, or -1 with errno and graphdriver_last_error() set.
+//
+// Layers that come or go meanwhile may be told or not; one that is being worked on is told as such, and nobody is waited for. No
+// layer is held while each is called, which may call the library. A layer that is told is one that the caller knows of: its id is
+// not given again while it is there (see graphdriver_create_ro). With driver and root a store is read past its driver: none need be
+// initialised, any process may have the store, also on a read-only mount, and nothing is locked or written. Then what another
+// process works on cannot be told for certain, and with devicemapper only the metadata files are looked at. Thread-safe. errno:
+// EINVAL for a bad argument, ECANCELED if each ended it, ENOENT if there is no such store, E2BIG as for graphdriver_unpack, ENOTCONN
+// before graphdriver_init where no driver is named, else that of the system call that failed.
+int graphdriver_list_layers(struct graphdriver_list_layers *request);
+
+// Compares all that a store says about itself, and tells what does not fit: with overlay2 short names, lists of parents, parts,
+// marks, quota projects and limits, mounts and what is left over; with devicemapper the metadata files, the pool's devices,
+// transactions, active devices and mounts. Each finding comes with how bad it is and what to do.
+//
+// @param request  not NULL; set size to sizeof(struct graphdriver_check), each to what is called for every finding, and all else
+//                 that is not needed to 0. What is said there to be received is written on success only.
+// @return 0, whatever was found, or -1 with errno and graphdriver_last_error() set.
+//
+// Reads no content of layers. With GRAPHDRIVER_MEND, what can be made again without guessing is, as graphdriver_try_repair_lowers and
+// a start would, and what is left over goes to the thread that deletes it; nothing else is deleted. A finding that is not mended
+// says what is to be done. Other operations go on meanwhile, no layer is held while each is called, and one that is being
+// worked on is told as busy. As for a store past its driver, see graphdriver_list_layers; it cannot be mended (EINVAL).
+// Thread-safe. errno as for graphdriver_list_layers; EROFS for mending what can only be read.
+int graphdriver_check(struct graphdriver_check *request);
 
 #ifdef __cplusplus
 }  // extern "C"

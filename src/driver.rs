@@ -7,7 +7,7 @@
 use crate::archive::{Digests, Limits, Outcome, Progress};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::LayerId;
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -149,9 +149,142 @@ pub enum Change {
     Deleted,
 }
 
+/// What a listing of layers tells of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub id: LayerId,
+    /// The layer it is stacked upon; `None` for a base layer, and where that is not known.
+    pub parent: Option<LayerId>,
+    /// Who may write into it; `None` where nobody noted that (layers of the C module), or it could not be looked at.
+    pub access: Option<Access>,
+    /// Whether it can be used.
+    pub condition: Condition,
+}
+
+/// Whether a layer can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It can: nothing that it needs is missing.
+    Whole,
+    /// It is being worked on, and was not looked at.
+    Busy,
+    /// It cannot as it is, and why.
+    Unusable(String),
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nothing is wrong as far as is known: it is being worked on, and was not looked at.
+    Busy,
+    /// Nothing is lost and nobody has to do anything: it is harmless, or mended by itself when that is needed.
+    Note,
+    /// Nothing is lost, but somebody has to do something.
+    Hand,
+    /// Content is lost, or cannot be trusted.
+    Loss,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The layer it is about; `None` for the store as a whole.
+    pub layer: Option<LayerId>,
+    /// How bad it is, before it was mended.
+    pub severity: Severity,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// This check has mended it, or handed it to those who do.
+    pub mended: bool,
+}
+
+/// Something that is wrong with a layer, or with the store as a whole, as it is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// The layer cannot be used as it is.
+    pub blocks: bool,
+    /// The driver mends it without being told anything.
+    pub mendable: bool,
+}
+
+impl Flaw {
+    /// One that keeps nobody from using the layer, and that the driver does not mend.
+    #[must_use]
+    pub fn new(severity: Severity, what: impl Into<String>, remedy: impl Into<String>) -> Flaw {
+        let (what, remedy) = (what.into(), remedy.into());
+        Flaw { severity, what, remedy, blocks: false, mendable: false }
+    }
+
+    /// What cannot be asked is a flaw as well.
+    #[must_use]
+    pub fn unreadable(error: &Error) -> Flaw {
+        let what = format!("it cannot be looked at: {}", error.message());
+        Flaw::new(Severity::Hand, what, "see the kernel's log for errors of the disk, and check the filesystem").blocking()
+    }
+
+    /// Keeps everybody from using the layer.
+    #[must_use]
+    pub fn blocking(self) -> Flaw {
+        Flaw { blocks: true, ..self }
+    }
+
+    /// The driver can mend it.
+    #[must_use]
+    pub fn mendable(self) -> Flaw {
+        Flaw { mendable: true, ..self }
+    }
+
+    /// As it is told.
+    #[must_use]
+    pub fn told(self, layer: Option<&LayerId>, mended: bool) -> Finding {
+        let Flaw { severity, what, remedy, .. } = self;
+        Finding { layer: layer.cloned(), severity, what, remedy, mended }
+    }
+}
+
+impl Finding {
+    /// A layer, or a name that might be one's, that somebody is working on.
+    #[must_use]
+    pub fn busy(layer: LayerId) -> Finding {
+        let (what, remedy) = ("it is being worked on, and was not looked at".to_owned(), "check again later".to_owned());
+        Finding { layer: Some(layer), severity: Severity::Busy, what, remedy, mended: false }
+    }
+}
+
+/// Receives the layers of a listing. Its error ends the listing.
+pub type EachLayer<'a> = &'a mut dyn FnMut(&Listed) -> Result<()>;
+/// Receives the findings of a check. Its error ends the check.
+pub type EachFinding<'a> = &'a mut dyn FnMut(&Finding) -> Result<()>;
+
+/// A store that can be looked at: by its driver, or past it while another process has it. Other operations go on meanwhile, and no
+/// layer is held while a callback runs.
+pub trait Inspect {
+    /// Calls `each`, on the calling thread, for every layer, in the order of their ids.
+    ///
+    /// # Errors
+    /// The store as a whole cannot be read; that of `each`.
+    fn layers(&self, each: EachLayer<'_>) -> Result<()>;
+
+    /// Compares all that the store says about itself, and calls `each` for whatever does not fit. Returns how many layers there are.
+    /// With `mend`, what can be made again without guessing is, and nothing that has content is deleted.
+    ///
+    /// # Errors
+    /// As for [`Inspect::layers`]; [`Kind::Invalid`](crate::error::Kind::Invalid) for mending past the driver.
+    fn check(&self, mend: bool, each: EachFinding<'_>) -> Result<u64>;
+}
+
 /// A graph driver. All operations may be called from any thread at any time; operations on different layers do not wait for
 /// each other longer than the kernel makes them.
-pub trait Driver: Send + Sync {
+pub trait Driver: Inspect + Send + Sync {
     /// Makes a layer on top of `parent`, or an empty one.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Choosing a driver and using it: what the C interface is built upon, and what a Rust program would use.
 
 use crate::cancel::Cancel;
-use crate::driver::Driver;
+use crate::driver::{Driver, Inspect};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -21,16 +21,19 @@ struct Choice {
     /// Refuses paths that cannot be its home, before anything is made there.
     check: fn(home: &Path) -> Result<()>,
     open: Open,
+    /// Makes ready to look at the store in a home past its driver.
+    inspect: fn(home: &Path) -> Result<Box<dyn Inspect>>,
 }
 
 /// The drivers by name. Names are exact; `overlay` is what iSulad calls `overlay2`.
 const DRIVERS: [Choice; 3] = [
-    Choice { name: "overlay2", check: overlay::check_home, open: overlay::open },
-    Choice { name: "overlay", check: overlay::check_home, open: overlay::open },
+    Choice { name: "overlay2", check: overlay::check_home, open: overlay::open, inspect: overlay::inspect },
+    Choice { name: "overlay", check: overlay::check_home, open: overlay::open, inspect: overlay::inspect },
     Choice {
         name: "devicemapper",
         check: |_| Ok(()),
         open: |_, home, options, lease| devmapper::open(home, options, lease),
+        inspect: devmapper::inspect,
     },
 ];
 
@@ -135,6 +138,16 @@ impl Graph {
         DEPTH.set(DEPTH.get() + 1);
         let user = User { graph: self, driver: Some(driver) };
         user.driver.as_deref().map_or_else(|| Err(Error::new(Kind::Internal, "an operation without a driver")), operation)
+    }
+
+    /// Lists or checks a store: the driver's, or past it that of the driver `name` at `<storage_root>/<name>`, which any process may have.
+    ///
+    /// # Errors
+    /// There is no driver, or no such store; those of `look`.
+    pub fn inspect<T>(&self, past: Option<(&str, &Path)>, look: impl FnOnce(&dyn Inspect) -> Result<T>) -> Result<T> {
+        let Some((name, storage_root)) = past else { return self.with(|driver| look(driver)) };
+        let store = (choice(name)?.inspect)(&storage_root.join(name))?;
+        look(&*store)
     }
 
     /// Runs an operation on the driver that goes through a whole layer, where [`Graph::cancel`] can reach it: it is to look at the

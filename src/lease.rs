@@ -94,6 +94,16 @@ impl Lease {
     }
 }
 
+/// Whether anybody, this process among them, has the lease of the open directory `home`, as far as `/proc/locks` tells: a process of
+/// another PID namespace is not seen there. It is not asked for by trying: that would keep others out for a moment.
+///
+/// # Errors
+/// The directory cannot be asked.
+pub fn is_taken(home: &OwnedFd) -> Result<bool> {
+    let (device, inode) = key(&fs::stat_fd(home)?);
+    Ok(lock_holder(device, inode).is_some())
+}
+
 /// Closing the descriptor would not do: children that the host has forked since may have it.
 impl Drop for Lease {
     fn drop(&mut self) {

@@ -122,6 +122,15 @@ pub fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(mount_points(&mount::table()?).filter(|point| point != dir && point.starts_with(dir)).collect())
 }
 
+/// The same, each with the type of its filesystem.
+///
+/// # Errors
+/// The mount table cannot be read.
+pub fn kinds_below(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let below = |m: &Mounted| m.point != dir && m.point.starts_with(dir);
+    Ok(mounted(&mount::table()?).filter(below).map(|m| (m.point, m.kind)).collect())
+}
+
 /// Which mount is the topmost on the directory `path`, which is absolute and without symlinks, if it shows what lies under it: a
 /// bind mount of the directory on itself. The number is never given again; before Linux 6.8 it is, when the mount is gone.
 ///
@@ -180,15 +189,18 @@ struct Mounted {
     root: PathBuf,
     /// Where.
     point: PathBuf,
+    /// The type of the filesystem.
+    kind: Vec<u8>,
 }
 
-/// The mounts of a mount table: the first and the third to fifth field of each line.
+/// The mounts of a mount table: the first and the third to fifth field of each line, and the first behind the lone dash.
 fn mounted(table: &[u8]) -> impl Iterator<Item = Mounted> {
     table.split(|&b| b == b'\n').filter_map(|line| {
         let mut fields = line.split(|&b| b == b' ');
         let number = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let mut fields = fields.skip(1).map(unescape);
-        Some(Mounted { number, device: fields.next()?, root: fields.next()?, point: fields.next()? })
+        let (device, root, point) = (fields.nth(1)?, fields.next()?, fields.next()?);
+        let kind = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default().to_vec();
+        Some(Mounted { number, device: unescape(device), root: unescape(root), point: unescape(point), kind })
     })
 }
 
@@ -248,5 +260,6 @@ mod tests {
             37 36 0:3 / /a\\04 rw - tmpfs t rw\nbroken\n";
         let points: Vec<_> = mount_points(table).collect();
         assert_eq!(points, [Path::new("/mnt 2\\x"), Path::new("/a\\04")]);
+        assert_eq!(mounted(table).map(|m| m.kind).collect::<Vec<_>>(), [&b"ext3"[..], b"tmpfs"]);
     }
 }

@@ -410,6 +410,7 @@ fn root_a_layer_that_was_being_made_can_be_pulled_again() {
 #[test]
 fn root_files_of_interrupted_writes_do_no_harm() {
     each(|host, subject| {
+        host.store.leaves_damage(); // parents of layers that stay are removed
         fs::write(host.layer(CHILD).join(".tmp-lower-0123456789"), "l/nonsense").unwrap();
         fs::write(host.layer(BASE).join(".tmp-link-abcdef0123"), "").unwrap();
         symlink("../0000000000000000000000000000000000000000000000000000000000000000/diff", host.home().join("l/dangling"))
@@ -428,6 +429,7 @@ fn root_files_of_interrupted_writes_do_no_harm() {
 #[test]
 fn root_leftovers_of_a_killed_unpack_do_no_harm() {
     each(|host, subject| {
+        host.store.leaves_damage(); // parents of layers that stay are removed
         // The C module unpacks through a bind mount of the layer in a temporary directory; a kill leaves both.
         let leftover = host.store.root().join("isulad_tmpdir/tar-chroot-aB3xYz");
         fs::create_dir_all(&leftover).unwrap();
@@ -448,6 +450,7 @@ fn root_leftovers_of_a_killed_unpack_do_no_harm() {
 #[test]
 fn root_layers_that_hosts_share_are_read() {
     each(|host, subject| {
+        host.store.leaves_damage(); // parents of layers that stay are removed
         // A remote store: the image layers are in RO, which other hosts mount, and home has absolute symlinks to them.
         let shared = host.home().join("RO");
         fs::create_dir(&shared).unwrap();

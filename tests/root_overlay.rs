@@ -327,6 +327,7 @@ fn root_what_a_crash_left_is_swept_after_a_start() {
 #[test]
 fn root_half_a_layer_of_the_c_module_gives_way_unless_it_has_content() {
     let w = World::new(QUICK);
+    w.store.leaves_damage();
     for (id, content) in [("half", false), ("other", false), ("damaged", true)] {
         let layer = w.home().join(id);
         fs::create_dir_all(layer.join("diff")).unwrap();
@@ -477,6 +478,7 @@ fn root_remapped_containers_own_their_layers() {
 #[test]
 fn root_layers_of_a_remote_store_can_be_read() {
     let w = World::new(QUICK);
+    w.store.leaves_damage();
     w.fill("a", None, Tar::new().file("f", "x"));
     fs::create_dir(w.home().join("RO")).unwrap();
     fs::rename(w.home().join("a"), w.home().join("RO/a")).unwrap();

@@ -41,6 +41,7 @@ impl World {
 #[test]
 fn root_a_parent_is_never_replaced_even_when_its_link_is_lost() {
     let w = World::new();
+    w.store.leaves_damage();
     w.fill("a", None, "f");
     w.subject.create_rw("c", Some("a")).unwrap();
     let root = w.subject.mount("c", &[]).unwrap();
@@ -139,6 +140,7 @@ fn root_a_missing_part_is_told_as_damage() {
 #[test]
 fn root_one_damaged_layer_does_not_keep_others_from_being_mended() {
     let w = World::new();
+    w.store.leaves_damage();
     w.fill("a", None, "f");
     w.fill("x", None, "g");
     w.fill("y", None, "h");

@@ -136,6 +136,7 @@ fn root_a_damaged_container_is_not_made_anew() {
             fs::write(before.home.join(id).join("diff/precious"), "data").unwrap();
         }
     });
+    w.store.leaves_damage();
     for part in ["lower", "link", "work", "merged"] {
         let path = w.layer(part).join(part);
         if path.is_dir() {
@@ -494,6 +495,7 @@ fn root_no_descendant_of_an_unfinished_layer_is_mounted() {
         before.process.unpack_halfway("a", &archive[..archive.len() - 1024]);
         before.process.kill();
     });
+    w.store.leaves_damage();
     assert!(w.is_unfinished("a"));
     for id in ["a", "b", "c", "d"] {
         let failure = w.subject.mount(id, &[]).unwrap_err();

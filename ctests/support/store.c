@@ -2,6 +2,8 @@
 #include "store.h"
 #include "check.h"
 
+#include <graphdriver.h>
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -18,17 +20,61 @@
 #define STORES "/tmp/graphdriver-ctest"
 #define STORE_BYTES (1LL << 30) /* sparse */
 
+/* Weak: the tests that load the library with dlopen() do not link it. */
+__typeof__(graphdriver_check) graphdriver_check __attribute__((weak));
+
 extern char **environ;
 static char root[256];
 static pid_t owner;
+static bool is_damaged;
 
-static void store_remove(void)
+void store_leaves_damage(void)
 {
+    is_damaged = true;
+}
+
+static int find_fault(void *context, const struct graphdriver_finding *finding)
+{
+    if (finding->severity < GRAPHDRIVER_NEEDS_HAND)
+        return 0;
+    ++*(int *)context;
+    fprintf(stderr, "the test left a store that is not sound: %s: %s\n", finding->layer ? finding->layer : "-", finding->what);
+    return 0;
+}
+
+/* Past the driver, which may still be initialised. */
+static int count_faults(void)
+{
+    int faults = 0;
+    static const char *const places[][2] = { { "overlay2", "" }, { "overlay2", "/storage" } };
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        char parent[300], home[320];
+        snprintf(parent, sizeof parent, "%s%s", root, places[i][1]);
+        snprintf(home, sizeof home, "%s/%s", parent, places[i][0]);
+        struct graphdriver_check request = {
+            .size = sizeof request, .context = &faults, .each = find_fault, .driver = places[i][0], .root = parent,
+        };
+        if (path_exists(home) && graphdriver_check(&request) != 0) {
+            fprintf(stderr, "the store cannot be checked: %s\n", graphdriver_last_error());
+            faults++;
+        }
+    }
+    return faults;
+}
+
+static void store_remove(int status, void *nothing)
+{
+    (void)nothing;
     if (getpid() != owner)
         return;
+    bool failed = status == 0 && !is_damaged && graphdriver_check && count_faults() > 0;
     /* The mounts below go with it; the last user's leaving frees the loop device. */
     umount2(root, MNT_DETACH);
     rmdir(root);
+    if (failed) {
+        fflush(NULL);
+        _exit(1);
+    }
 }
 
 /* Removes the directories and images of runs that were killed. Those of live ones are locked: they stay. */
@@ -83,7 +129,7 @@ const char *store_make(const char *name)
     snprintf(root, sizeof root, STORES "/%s.XXXXXX", name);
     CHECK(mkdtemp(root));
     owner = getpid();
-    atexit(store_remove);
+    on_exit(store_remove, NULL);
     int lock = open(root, O_RDONLY | O_CLOEXEC); /* stays open, and locked, as long as the process lives */
     CHECK(lock >= 0 && flock(lock, LOCK_EX) == 0);
 

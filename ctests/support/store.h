@@ -10,6 +10,10 @@
    process if it cannot: a test that cannot run has failed. */
 const char *store_make(const char *name);
 
+/* At the end of a test that passed, the overlay2 store in it (<root>/overlay2 or <root>/storage/overlay2) is checked: a test ends
+   with a sound one. One that leaves damage on purpose says so. */
+void store_leaves_damage(void);
+
 /* `format` below the store's root, as a path; valid for some 16 further calls on this thread. */
 const char *store_path(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -7,6 +7,7 @@
 mod additions;
 mod document;
 mod input;
+mod inspection;
 mod output;
 mod report;
 mod requests;
@@ -15,6 +16,7 @@ mod types;
 
 pub use additions::*;
 pub use document::*;
+pub use inspection::*;
 pub use transfer::*;
 pub use types::*;
 

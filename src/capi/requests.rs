@@ -18,7 +18,7 @@ use std::io::{self, Write};
 ///
 /// # Safety
 /// `request` is NULL or has as many bytes as its first member says; all bytes being zero is a valid `T`.
-unsafe fn copied<T>(request: *const T) -> Result<T> {
+pub(super) unsafe fn copied<T>(request: *const T) -> Result<T> {
     if request.is_null() {
         return Err(Error::new(Kind::Invalid, "the request is NULL"));
     }

@@ -154,3 +154,110 @@ pub struct graphdriver_diff {
     /// Receives the number of entries.
     pub entries: u64,
 }
+
+/// Told of a layer; see graphdriver_list_layers.
+pub type graphdriver_layer_func_t =
+    Option<unsafe extern "C" fn(context: *mut c_void, layer: *const graphdriver_layer) -> c_int>;
+/// Told of a finding; see graphdriver_check.
+pub type graphdriver_finding_func_t =
+    Option<unsafe extern "C" fn(context: *mut c_void, finding: *const graphdriver_finding) -> c_int>;
+
+/// Nobody noted who may write into the layer, or it could not be looked at.
+pub const GRAPHDRIVER_UNKNOWN: u32 = 0;
+/// A layer of an image.
+pub const GRAPHDRIVER_READ_ONLY: u32 = 1;
+/// A container's layer.
+pub const GRAPHDRIVER_READ_WRITE: u32 = 2;
+
+/// The layer can be used.
+pub const GRAPHDRIVER_WHOLE: u32 = 0;
+/// The layer is being worked on, and was not looked at.
+pub const GRAPHDRIVER_BEING_USED: u32 = 1;
+/// The layer cannot be used as it is.
+pub const GRAPHDRIVER_UNUSABLE: u32 = 2;
+
+/// Nothing is known to be wrong: it is being worked on, and was not looked at.
+pub const GRAPHDRIVER_BUSY: u32 = 0;
+/// Nothing is lost and nobody has to do anything: it is harmless, or mended by the library when that is needed.
+pub const GRAPHDRIVER_NOTE: u32 = 1;
+/// Nothing is lost, but somebody has to do something.
+pub const GRAPHDRIVER_NEEDS_HAND: u32 = 2;
+/// Content is lost, or cannot be trusted.
+pub const GRAPHDRIVER_LOSS: u32 = 3;
+
+/// Make again what can be without guessing, and hand what is left over to the thread that deletes it.
+pub const GRAPHDRIVER_MEND: u64 = 1;
+
+/// A layer, as it is told. Later versions may append members. All is valid until the callback returns.
+#[repr(C)]
+pub struct graphdriver_layer {
+    /// sizeof(struct graphdriver_layer) of the library: what is beyond that is not there.
+    pub size: usize,
+    /// Its id.
+    pub id: *const c_char,
+    /// The layer that it is stacked upon; NULL if it has none, or that is not known.
+    pub parent: *const c_char,
+    /// GRAPHDRIVER_READ_ONLY, GRAPHDRIVER_READ_WRITE or GRAPHDRIVER_UNKNOWN.
+    pub access: u32,
+    /// GRAPHDRIVER_WHOLE, GRAPHDRIVER_BEING_USED or GRAPHDRIVER_UNUSABLE.
+    pub state: u32,
+    /// Why it cannot be used; NULL if it can, or is being worked on.
+    pub why: *const c_char,
+}
+
+/// What a check found, as it is told. Later versions may append members. All is valid until the callback returns.
+#[repr(C)]
+pub struct graphdriver_finding {
+    /// sizeof(struct graphdriver_finding) of the library: what is beyond that is not there.
+    pub size: usize,
+    /// The layer; NULL for the store as a whole.
+    pub layer: *const c_char,
+    /// GRAPHDRIVER_BUSY, GRAPHDRIVER_NOTE, GRAPHDRIVER_NEEDS_HAND or GRAPHDRIVER_LOSS, as it was before it was mended.
+    pub severity: u32,
+    /// 1 if this check has mended it, or handed it to those who do; else 0.
+    pub mended: u32,
+    /// What is wrong, in a sentence.
+    pub what: *const c_char,
+    /// What to do about it, in a sentence.
+    pub remedy: *const c_char,
+}
+
+/// Which layers are to be listed, and how many there were. Later versions may append members.
+#[repr(C)]
+pub struct graphdriver_list_layers {
+    /// sizeof(struct graphdriver_list_layers)
+    pub size: usize,
+    /// Handed to each.
+    pub context: *mut c_void,
+    /// Called for every layer, in the order of their ids. It returns 0, or something else to end the listing. Not NULL.
+    pub each: graphdriver_layer_func_t,
+    /// NULL for the store of the initialised driver; else the name of the driver whose store is to be read past it.
+    pub driver: *const c_char,
+    /// With driver: the directory that holds the driver's home, as for graphdriver_init_at. Else NULL.
+    pub root: *const c_char,
+    /// Receives the number of layers that were told.
+    pub layers: u64,
+}
+
+/// What is to be checked, and what came of it. Later versions may append members.
+#[repr(C)]
+pub struct graphdriver_check {
+    /// sizeof(struct graphdriver_check)
+    pub size: usize,
+    /// Handed to each.
+    pub context: *mut c_void,
+    /// Called for every finding. It returns 0, or something else to end the check. Not NULL.
+    pub each: graphdriver_finding_func_t,
+    /// As in graphdriver_list_layers.
+    pub driver: *const c_char,
+    /// As in graphdriver_list_layers.
+    pub root: *const c_char,
+    /// 0 or GRAPHDRIVER_MEND.
+    pub flags: u64,
+    /// Receives the number of layers that were looked at.
+    pub layers: u64,
+    /// Receives the number of findings, without those of severity GRAPHDRIVER_BUSY.
+    pub findings: u64,
+    /// Receives how many of these were mended.
+    pub mended: u64,
+}

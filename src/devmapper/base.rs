@@ -2,9 +2,9 @@
 //! what tells that pool and files belong together.
 
 use super::create::rounded;
-use super::devices::Devices;
+use super::devices::{DeviceId, Devices};
 use super::filesystem::{self, Filesystem, Superblock};
-use super::identity::node;
+use super::identity::{self, SECTOR, node};
 use super::mount::Place;
 use super::options::{DEFAULT_BASE_SIZE, Options};
 use super::pool;
@@ -120,7 +120,25 @@ fn empty(devices: &Devices, pool: &pool::Status) -> Result<()> {
 /// Looks at a device through another one that cannot be written to; `None` if the pool has none of this id. Whatever is active
 /// under the device's own name, perhaps frozen, perhaps of another pool, is not touched.
 pub(super) fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path) -> Result<T>) -> Result<Option<T>> {
-    let (kernel, name) = (&devices.kernel, devices.names.look(device.device_id));
+    through(devices, device.device_id, |name| match devices.start(name, device, Writes::Refused) {
+        Err(e) if is_unknown_id(&e) => Ok(None),
+        started => started.and_then(|()| at(&node(name))).map(Some),
+    })
+}
+
+/// Whether the pool has a thin device of this id. Nothing gets active: the kernel takes no table that names one which is not there.
+pub(super) fn is_there(devices: &Devices, id: DeviceId) -> Result<bool> {
+    let smallest = Device { device_id: id, size: SECTOR, ..Device::default() };
+    let table = identity::table(&devices.pool_number()?, &smallest);
+    through(devices, id, |name| match devices.kernel.load(name, &table, Writes::Refused) {
+        Err(e) if is_unknown_id(&e) => Ok(false),
+        loaded => loaded.map(|()| true).map_err(|e| devices.blame_pool(e)),
+    })
+}
+
+/// Does something with a device that is there for the moment, under a name of its own for each thin device.
+fn through<T>(devices: &Devices, id: DeviceId, work: impl FnOnce(&str) -> Result<T>) -> Result<T> {
+    let (kernel, name) = (&devices.kernel, devices.names.look(id));
     let mut tries = 0..100;
     while let Err(e) = kernel.create(&name) {
         // An earlier start died over it, or somebody looks at the last one still.
@@ -130,12 +148,9 @@ pub(super) fn look<T>(devices: &Devices, device: &Device, at: impl FnOnce(&Path)
         kernel.remove(&name, true)?;
         std::thread::sleep(Duration::from_millis(20));
     }
-    let seen = match devices.start(&name, device, Writes::Refused) {
-        Err(e) if is_unknown_id(&e) => Ok(None),
-        started => started.and_then(|()| at(&node(&name))).map(Some),
-    };
+    let done = work(&name);
     let gone = kernel.remove(&name, true);
-    once_released(seen, gone.map(drop))
+    once_released(done, gone.map(drop))
 }
 
 /// Lets the kernel judge `dm.mountopt` now rather than when a container is to start. What it does not take without them either (a

@@ -74,6 +74,12 @@ impl Ids {
         self.last = u32::try_from(last).unwrap_or(0).min(self.largest);
     }
 
+    /// Those that may have been handed out: up to the largest that is in use, or that was the last one.
+    pub(super) fn ever_used(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        let largest = self.used.iter().copied().max().unwrap_or(0).max(self.last);
+        (1..=largest).map(DeviceId)
+    }
+
     /// Takes the next free id.
     pub(super) fn next(&mut self) -> Result<DeviceId> {
         for _ in 0..self.largest {

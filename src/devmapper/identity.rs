@@ -48,6 +48,11 @@ impl Names {
         format!("{}@look-{id}", self.prefix)
     }
 
+    /// Whether that is what a device is for.
+    pub(super) fn is_look(&self, device: &str) -> bool {
+        device.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with("@look-"))
+    }
+
     /// Whether a device has a name of this home, and is not the pool.
     pub(super) fn is_ours(&self, device: &str) -> bool {
         device != self.pool && device.starts_with(&self.prefix)

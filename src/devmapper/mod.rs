@@ -5,12 +5,14 @@
 //! from), `mount` (block devices and mounts come and go), then the operations in `create`, `removal` and `report`. `looppool` makes
 //! a pool where there is none.
 
+mod audit;
 mod base;
 mod create;
 mod devices;
 mod diff;
 mod filesystem;
 mod identity;
+mod judge;
 mod kernel;
 mod looppool;
 mod mount;
@@ -39,8 +41,9 @@ use mount::Place;
 use record::{Device, file_name};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+pub use audit::inspect;
 pub use kernel::{Moment, Observer, Step};
 
 /// Opens the driver on its home directory. Options are those of `dm.*`, each `name=value`.
@@ -68,6 +71,8 @@ struct Shared {
     place: Place,
     /// The filesystem of home.
     backing_fs: String,
+    /// Whoever asks the pool for a device takes a turn: the device that it does that through has one name.
+    asking: Mutex<()>,
 }
 
 impl DeviceMapper {

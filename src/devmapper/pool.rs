@@ -50,7 +50,7 @@ impl fmt::Display for Health {
 }
 
 impl Health {
-    fn advice(self) -> &'static str {
+    pub(super) fn advice(self) -> &'static str {
         match self {
             Health::Good => "",
             Health::OutOfDataSpace => "add data space to the pool (lvextend) or delete layers",

@@ -22,7 +22,7 @@ use crate::sys::fs::{self, FileKind};
 use crate::sys::{dm, dm_event, mount};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// The oldest interface of the kernel with deferred removal.
 const LEAST_VERSION: (u32, u32, u32) = (4, 27, 0);
@@ -39,7 +39,8 @@ impl Shared {
         let (devices, place) = started.map_err(|e| pool.give_back(e, steps))?;
         dm_event::sweep();
         let (locks, home) = (Locks::default(), home.to_owned());
-        Ok(Shared { devices, locks, lease, options, home, place, backing_fs })
+        let asking = Mutex::default();
+        Ok(Shared { devices, locks, lease, options, home, place, backing_fs, asking })
     }
 
     /// Lets go of everything but the layers that are mounted; their devices, and then the embedded pool, go when they are unmounted.

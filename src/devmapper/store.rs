@@ -48,6 +48,12 @@ impl Store {
         Ok(Store { home, dir, steps })
     }
 
+    /// Opens the directory to look only: nothing is made.
+    pub(super) fn look(home: OwnedFd) -> Result<Store> {
+        let dir = fs::open_dir_at(&home, "metadata")?;
+        Ok(Store { home, dir, steps: Steps::default() })
+    }
+
     /// Reads all device files, and changes nothing.
     pub(super) fn scan(&self) -> Result<Contents> {
         let mut names = Vec::new();

@@ -101,7 +101,7 @@ impl Devices {
         }
     }
 
-    fn thaw(&self, name: &str) -> Result<()> {
+    pub(super) fn thaw(&self, name: &str) -> Result<()> {
         let resumed = self.kernel.resume(name, Settle::AtOnce).or_else(|_| self.kernel.resume(name, Settle::AtOnce));
         match resumed {
             Err(e) if is_gone(&e) => Ok(()),

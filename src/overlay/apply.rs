@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
+use super::repair::lowers_of;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::Result;
@@ -80,7 +81,7 @@ impl Shared {
 
     /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
     fn below(&self, home: &OwnedFd, layer: &Layer) -> Below {
-        let lowers = self.lowers_of(home, layer).unwrap_or_default();
+        let lowers = lowers_of(home, layer).unwrap_or_default();
         let mut paths = Vec::with_capacity(lowers.0.len());
         for link in &lowers.0 {
             let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));

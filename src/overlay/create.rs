@@ -5,6 +5,7 @@ use super::layout::{DIFF, DIFF_MODE, EMPTY, Found, LINK, LOWER, MERGED, STAGE, V
 use super::layout::{Layer, LinkId, Lowers, find, link_text, set_access};
 use super::leftover::Leftover;
 use super::remove::Temporary;
+use super::repair::lowers_of;
 use crate::driver::{Access, CreateOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -219,7 +220,7 @@ impl Shared {
             let layer = Layer::open(home, parent)?;
             layer.check_finished()?;
             let mut links = vec![layer.link()?];
-            links.extend(self.lowers_of(home, &layer)?.0);
+            links.extend(lowers_of(home, &layer)?.0);
             Ok(Lowers(links))
         };
         found().context(|| "its parent")

@@ -4,6 +4,7 @@ use super::Shared;
 use super::layout::{EMPTY, Layer, LinkId, MERGED, WORK};
 use super::mount::{PAGE, base_for};
 use super::probe::Stacking;
+use super::repair::lowers_of;
 use crate::driver::{Against, Change, Exported, Form};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::export::{self, How, Source, Tree};
@@ -64,7 +65,7 @@ impl Shared {
     }
 
     fn source(&self, home: &OwnedFd, layer: &Layer, against: &Against, wants: Wants) -> Result<Source> {
-        let lowers = self.lowers_of(home, layer)?.0;
+        let lowers = lowers_of(home, layer)?.0;
         let above = match &against.base {
             None => 0,
             Some(base) => {

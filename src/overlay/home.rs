@@ -78,7 +78,7 @@ fn failed(call: &str, error: &std::io::Error) -> Error {
 }
 
 /// The path without symlinks, which is what the kernel's mount table shows.
-fn real_path(path: &Path) -> Result<PathBuf> {
+pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(path).map_err(|e| failed("resolve the path", &e))
 }
 

@@ -14,7 +14,7 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts;
@@ -222,6 +222,17 @@ impl Layer {
             Ok(access) => Ok(Some(if access == b"rw" { Access::ReadWrite } else { Access::ReadOnly })),
             Err(e) if xattr::is_absent(&e) => Ok(None),
             Err(e) => Err(e.context(format!("layer '{}'", self.id))),
+        }
+    }
+
+    /// Whether the note of [`Layer::access`], if there is one, is one that this driver makes.
+    pub(super) fn is_access_clear(&self) -> Result<bool> {
+        match xattr::get::<8>(&self.dir, ACCESS) {
+            Ok(access) => Ok([&b"rw"[..], b"ro"].contains(&access.as_slice())),
+            Err(e) if xattr::is_absent(&e) => Ok(true),
+            // Longer than any of them.
+            Err(e) if e.errno() == ERANGE => Ok(false),
+            Err(e) => Err(e),
         }
     }
 

@@ -45,7 +45,7 @@ impl Shared {
         if self.lease.was_told(&layer.id) {
             return taken("was made, found or used before");
         }
-        let children = self.children(home, layer)?;
+        let children = children(home, layer)?;
         if children.lowers.is_some() {
             return taken("has layers on top of it");
         }
@@ -70,28 +70,28 @@ impl Shared {
             None => Ok(!layer.has_dir(WORK)? || layer.has_dir(&format!("{WORK}/work"))?),
         }
     }
+}
 
-    /// Which layers are stacked upon this one, by whichever of its names. A `link` file that was lost does not mean that nobody
-    /// refers to the layer: all its names in `l/` count.
-    pub(super) fn children(&self, home: &OwnedFd, layer: &Layer) -> Result<Children> {
-        let names = links::of(home, layer)?;
-        let mut children = Children::default();
-        each_layer(home, |id, other| {
-            if *id == layer.id {
-                return Ok(());
-            }
-            match other.and_then(|other| other.own_lowers()) {
-                Ok(Some(lowers)) => {
-                    if let Some(at) = lowers.0.iter().position(|link| names.contains(link)) {
-                        children.lowers.get_or_insert_with(|| Lowers(lowers.0[at + 1..].to_vec()));
-                    }
+/// Which layers are stacked upon this one, by whichever of its names. A `link` file that was lost does not mean that nobody
+/// refers to the layer: all its names in `l/` count.
+pub(super) fn children(home: &OwnedFd, layer: &Layer) -> Result<Children> {
+    let names = links::of(home, layer)?;
+    let mut children = Children::default();
+    each_layer(home, |id, other| {
+        if *id == layer.id {
+            return Ok(());
+        }
+        match other.and_then(|other| other.own_lowers()) {
+            Ok(Some(lowers)) => {
+                if let Some(at) = lowers.0.iter().position(|link| names.contains(link)) {
+                    children.lowers.get_or_insert_with(|| Lowers(lowers.0[at + 1..].to_vec()));
                 }
-                Ok(None) | Err(_) => drop(children.unreadable.get_or_insert_with(|| id.clone())),
             }
-            Ok(())
-        })?;
-        Ok(children)
-    }
+            Ok(None) | Err(_) => drop(children.unreadable.get_or_insert_with(|| id.clone())),
+        }
+        Ok(())
+    })?;
+    Ok(children)
 }
 
 /// What the other layers say about one.

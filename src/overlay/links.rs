@@ -13,12 +13,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 /// A name in `l/` under which a link is made before it gets its own.
-fn is_staging(name: &[u8]) -> bool {
+pub(super) fn is_staging(name: &[u8]) -> bool {
     name.strip_prefix(b".").is_some_and(|rest| rest.len() == 26 && rest.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Calls `each` for every link in `l/` that is one, with the layer it is of.
-fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
+pub(super) fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
     let links = match fs::open_dir_at(home, LINKS) {
         Err(e) if fs::is_absent(&e) => return Ok(()), // there was no room for it
         opened => opened?,
@@ -72,7 +72,7 @@ impl Shared {
     pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<bool> {
         let mut missing = Vec::new();
         each_layer(home, |id, layer| {
-            let leads = |link: &LinkId| fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
+            let leads = |link: &LinkId| standing(home, link, id) == Standing::Own;
             if layer.and_then(|layer| layer.link()).is_ok_and(|link| !leads(&link)) {
                 missing.push(id.clone());
             }
@@ -96,7 +96,7 @@ impl Shared {
     }
 
     /// Removes links that a crash left while they were made: nobody makes any now who does not hold their layer.
-    fn sweep_staging(&self, home: &OwnedFd) -> Result<()> {
+    pub(super) fn sweep_staging(&self, home: &OwnedFd) -> Result<()> {
         let links = fs::open_dir_at(home, LINKS)?;
         let mut names = Vec::new();
         fs::each_entry(&links, |entry| {
@@ -140,49 +140,72 @@ impl Shared {
     }
 
     /// Removes one link that nobody needs; false if that could not be looked at.
-    fn sweep_link(&self, home: &OwnedFd, name: &LinkId, owner: &LayerId) -> Result<bool> {
+    pub(super) fn sweep_link(&self, home: &OwnedFd, name: &LinkId, owner: &LayerId) -> Result<bool> {
         let Some(_held) = self.locks.try_hold(&[(owner.as_str(), Mode::Exclusive)]) else { return Ok(false) };
-        let unused = match Layer::find(home, owner)? {
-            None => true,
-            Some(layer) => layer.link().is_ok_and(|own| own != *name) && !self.is_referred_to(home, name)?,
-        };
-        if unused {
+        if is_unneeded(home, name, owner)? {
             log::info!("removed the link '{}' to '{owner}', left by a crash", name.as_str());
             fs::remove_file_at(home, name.path())?;
         }
         Ok(true)
     }
+}
 
-    /// Whether any layer is stacked upon the one with this link, or may be: the list of one cannot be read.
-    pub(super) fn is_referred_to(&self, home: &OwnedFd, name: &LinkId) -> Result<bool> {
-        let mut found = false;
-        each_layer(home, |_, layer| {
-            found |= match layer.and_then(|layer| layer.own_lowers()) {
-                Ok(Some(lowers)) => lowers.0.contains(name),
-                Ok(None) | Err(_) => true,
-            };
-            Ok(())
-        })?;
-        Ok(found)
+/// Whether nobody needs a link of `owner`, which is held: that is no more, or has another name by which all others know it.
+pub(super) fn is_unneeded(home: &OwnedFd, name: &LinkId, owner: &LayerId) -> Result<bool> {
+    match Layer::find(home, owner)? {
+        None => Ok(true),
+        Some(layer) => Ok(layer.link().is_ok_and(|own| own != *name) && !is_referred_to(home, name)?),
     }
+}
+
+/// Whether any layer is stacked upon the one with this link, or may be: the list of one cannot be read.
+pub(super) fn is_referred_to(home: &OwnedFd, name: &LinkId) -> Result<bool> {
+    let mut found = false;
+    each_layer(home, |_, layer| {
+        found |= match layer.and_then(|layer| layer.own_lowers()) {
+            Ok(Some(lowers)) => lowers.0.contains(name),
+            Ok(None) | Err(_) => true,
+        };
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Makes a layer's name in `l/` lead to it; true if it did not before.
 pub(super) fn restore(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
-    let text = link_text(id);
-    match fs::read_link_at(home, link.path()) {
-        Ok(found) if found == text => return Ok(false),
-        // A name that leads to another layer which claims it as well must not be taken from it.
-        Ok(found) if leads_to_owner(home, &found, link) => {
+    match standing(home, link, id) {
+        Standing::Own => return Ok(false),
+        // It must not be taken from a layer that claims it as well.
+        Standing::Others => {
             let what = format!("the link '{}' of layer '{id}' is another layer's", link.as_str());
             return Err(Error::new(Kind::Corrupt, what).hint("remove the layer and make it anew"));
         }
-        _ => {}
+        Standing::Missing => {}
     }
     let staging = format!("{LINKS}/.{}", random_name()?);
-    fs::symlink_at(text, home, &staging)?;
+    fs::symlink_at(link_text(id), home, &staging)?;
     fs::rename_at(home, &staging, home, link.path())?;
     Ok(true)
+}
+
+/// What a layer's name in `l/` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It leads to the layer.
+    Own,
+    /// It leads to another layer, whose own it is as well.
+    Others,
+    /// It is not there, or leads to none that it is the name of.
+    Missing,
+}
+
+/// Where the name leads that the layer says is its own.
+pub(super) fn standing(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Standing {
+    match fs::read_link_at(home, link.path()) {
+        Ok(found) if found == link_text(id) => Standing::Own,
+        Ok(found) if leads_to_owner(home, &found, link) => Standing::Others,
+        _ => Standing::Missing,
+    }
 }
 
 /// Whether the layer that a link's text names says that the link is its own.

@@ -5,10 +5,13 @@
 //! through directory descriptors.
 
 mod apply;
+mod beside;
 mod create;
 mod defaults;
 mod diff;
 mod home;
+mod inspect;
+mod judge;
 mod layout;
 mod leftover;
 mod links;
@@ -18,6 +21,7 @@ mod probe;
 mod remove;
 mod repair;
 mod report;
+mod survey;
 mod volatile;
 
 use crate::driver::{
@@ -31,6 +35,7 @@ use crate::log;
 use crate::quota::Control;
 use crate::worker::Worker;
 pub use home::check_home;
+pub use inspect::inspect;
 use layout::Home;
 use options::Options;
 use probe::Stacking;

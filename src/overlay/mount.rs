@@ -2,7 +2,9 @@
 
 use super::Shared;
 use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look, owner_of};
+use super::leftover::children;
 use super::probe::{MAX_LOWERS, Stacking};
+use super::repair::lowers_of;
 use crate::driver::{Access, MountOptions};
 use crate::error::errno::{ELOOP, ENOENT, ENOSPC, ENOTDIR, EROFS};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -79,7 +81,7 @@ impl Shared {
     /// no note of which layers these are; while one has children, it is mounted as they need it.
     fn access_for_mount(&self, home: &OwnedFd, layer: &Layer) -> Result<Option<Access>> {
         match layer.access()? {
-            None if self.children(home, layer)?.lowers.is_some() => Ok(Some(Access::ReadOnly)),
+            None if children(home, layer)?.lowers.is_some() => Ok(Some(Access::ReadOnly)),
             noted => Ok(noted),
         }
     }
@@ -87,7 +89,7 @@ impl Shared {
     /// The ancestors as far as they can be seen: one whose root is opaque hides those below it, also where it became that after
     /// its children were made. One that is not finished must not be shown.
     fn visible_lowers(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
-        let mut lowers = self.lowers_of(home, layer)?;
+        let mut lowers = lowers_of(home, layer)?;
         let mut seen = 0;
         for link in &lowers.0 {
             let found = look(home, link).map_err(|e| unreachable(link, e))?;

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::layout::{Found, Layer, MERGED, TRASH, Unfinished, Vacant, each_layer, find, is_temporary, random_name};
+use super::leftover::children;
 use crate::driver::Access;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
@@ -114,7 +115,7 @@ impl Shared {
     }
 
     /// The names of what is half made or half deleted, and of no operation under way.
-    fn leftovers(&self, home: &OwnedFd) -> Result<Vec<OsString>> {
+    pub(super) fn leftovers(&self, home: &OwnedFd) -> Result<Vec<OsString>> {
         let mut names = Vec::new();
         fs::each_entry(home, |entry| {
             if is_temporary(entry.name.as_bytes()) {
@@ -162,7 +163,7 @@ impl Shared {
         if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? {
             return Ok(true);
         }
-        let children = self.children(home, &layer)?;
+        let children = children(home, &layer)?;
         if children.lowers.is_some() || children.unreadable.is_some() {
             return Ok(true);
         }

@@ -4,7 +4,8 @@ use super::Shared;
 use super::layout::{
     DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, look, owner_of, random_name,
 };
-use super::links;
+use super::leftover::{children, holds_nothing};
+use super::links::{self, is_referred_to};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -21,15 +22,21 @@ impl Shared {
         let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
+        self.mend(&home, &layer, parent)
+    }
+
+    /// Mends a layer, which is held.
+    pub(super) fn mend(&self, home: &OwnedFd, layer: &Layer, parent: Option<&LayerId>) -> Result<()> {
+        let id = &layer.id;
         self.lease.tell(id);
         if !layer.has_dir(DIFF)? {
             let what = format!("layer '{id}' has lost its content, '{}'", self.home.path(id, DIFF).display());
             return Err(Error::new(Kind::Corrupt, what).hint("restore the directory, or remove the layer and make it anew"));
         }
         undo::all_or_nothing(|undo| {
-            self.mend_link(&home, &layer, undo)?;
-            self.mend_lowers(&home, &layer, parent, undo)?;
-            self.furnish(&home, &layer)
+            self.mend_link(home, layer, undo)?;
+            self.mend_lowers(home, layer, parent, undo)?;
+            self.furnish(home, layer)
         })
     }
 
@@ -42,7 +49,7 @@ impl Shared {
         }
         let mut names = links::all_to(home, id)?;
         names.sort_by_key(|name| name.as_str().to_owned());
-        let known = names.iter().map(|name| Ok((self.is_referred_to(home, name)?, name)));
+        let known = names.iter().map(|name| Ok((is_referred_to(home, name)?, name)));
         let known: Vec<(bool, &LinkId)> = known.collect::<Result<_>>()?;
         let link = match known.iter().find(|(is_used, _)| *is_used).or(known.first()) {
             Some((_, name)) => (*name).clone(),
@@ -63,7 +70,7 @@ impl Shared {
         if layer.is_root_opaque()? {
             return self.make_base(layer, undo);
         }
-        let own = self.known_lowers(layer.own_lowers())?.filter(|own| !own.0.is_empty());
+        let own = known_lowers(layer.own_lowers())?.filter(|own| !own.0.is_empty());
         if let Some(own) = &own {
             if self.are_reachable(home, own, &layer.id)? {
                 return Ok(());
@@ -86,7 +93,7 @@ impl Shared {
                 let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
                 return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
             }
-            (None, None) => self.children(home, layer)?.lowers.unwrap_or_default(),
+            (None, None) => children(home, layer)?.lowers.unwrap_or_default(),
         };
         if lowers.0.is_empty() {
             return self.make_base(layer, undo);
@@ -118,14 +125,6 @@ impl Shared {
         Ok(lowers)
     }
 
-    /// The list of lowers, `None` where it is damaged.
-    fn known_lowers(&self, lowers: Result<Option<Lowers>>) -> Result<Option<Lowers>> {
-        match lowers {
-            Err(e) if e.kind() == Kind::Corrupt => Ok(None),
-            outcome => outcome,
-        }
-    }
-
     /// Whether each of them can be reached, if need be by making links anew.
     fn are_reachable(&self, home: &OwnedFd, lowers: &Lowers, held: &LayerId) -> Result<bool> {
         let are_there = || lowers.0.iter().all(|link| leads_to_layer(home, link));
@@ -136,41 +135,17 @@ impl Shared {
         Ok(are_there())
     }
 
-    /// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
-    /// lacks all directories that are empty in such a layer: tools that skip empty directories leave that. Anything else is damage,
-    /// since taking it for a base layer would mount it without its parents.
-    pub(super) fn lowers_of(&self, home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
-        if let Some(lowers) = layer.own_lowers()? {
-            return Ok(lowers);
-        }
-        if let Some(lowers) = self.children(home, layer)?.lowers {
-            return Ok(lowers);
-        }
-        if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !super::leftover::holds_nothing(layer)? {
-            return Ok(Lowers::default());
-        }
-        let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
-        Err(Error::new(Kind::Corrupt, what)
-            .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
-    }
-
     /// Makes the directories that hold nothing of anybody's, where they are missing.
     pub(super) fn furnish(&self, home: &OwnedFd, layer: &Layer) -> Result<()> {
-        // Asked first: what is missing tells as well.
-        let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
-        let is_base = tells_no_lowers
-            && self.known_lowers(self.lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
-        for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
-            if wanted && !layer.has_dir(name)? {
-                if fs::stat_at(layer, name).is_ok() {
-                    let what = format!("layer '{}': '{name}' is no directory", layer.id);
-                    return Err(Error::new(Kind::Corrupt, what).hint("move it away; it is made again then"));
-                }
-                log::warn!("layer '{}': '{name}' was missing, and is made again", layer.id);
-                fs::make_dir_at(layer, name, 0o700)?;
-                if name != EMPTY {
-                    self.give_to_containers(layer.dir(), name)?;
-                }
+        for (name, is_hidden) in missing_parts(home, layer)? {
+            if is_hidden {
+                let what = format!("layer '{}': '{name}' is no directory", layer.id);
+                return Err(Error::new(Kind::Corrupt, what).hint("move it away; it is made again then"));
+            }
+            log::warn!("layer '{}': '{name}' was missing, and is made again", layer.id);
+            fs::make_dir_at(layer, name, 0o700)?;
+            if name != EMPTY {
+                self.give_to_containers(layer.dir(), name)?;
             }
         }
         Ok(())
@@ -212,12 +187,52 @@ impl Shared {
     }
 }
 
+/// The ancestors of a layer. One that does not tell them itself is a base layer if its children say so, or if it has content and
+/// lacks all directories that are empty in such a layer: tools that skip empty directories leave that. Anything else is damage,
+/// since taking it for a base layer would mount it without its parents.
+pub(super) fn lowers_of(home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
+    if let Some(lowers) = layer.own_lowers()? {
+        return Ok(lowers);
+    }
+    if let Some(lowers) = children(home, layer)?.lowers {
+        return Ok(lowers);
+    }
+    if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !holds_nothing(layer)? {
+        return Ok(Lowers::default());
+    }
+    let what = format!("layer '{}': both its 'lower' file and its 'empty' directory are missing", layer.id);
+    Err(Error::new(Kind::Corrupt, what)
+        .hint("call graphdriver_try_repair_lowers with its parent, or with none if it has none"))
+}
+
+/// The list of lowers, `None` where it is damaged.
+fn known_lowers(lowers: Result<Option<Lowers>>) -> Result<Option<Lowers>> {
+    match lowers {
+        Err(e) if e.kind() == Kind::Corrupt => Ok(None),
+        outcome => outcome,
+    }
+}
+
+/// The directories that hold nothing of anybody's and are missing, each with whether something else has its name.
+pub(super) fn missing_parts(home: &OwnedFd, layer: &Layer) -> Result<Vec<(&'static str, bool)>> {
+    let tells_no_lowers = !layer.has_dir(EMPTY)? && matches!(fs::stat_at(layer, LOWER), Err(e) if fs::is_absent(&e));
+    let is_base =
+        tells_no_lowers && known_lowers(lowers_of(home, layer).map(Some))?.is_some_and(|lowers| lowers.0.is_empty());
+    let mut missing = Vec::new();
+    for (name, wanted) in [(WORK, true), (MERGED, true), (EMPTY, is_base)] {
+        if wanted && !layer.has_dir(name)? {
+            missing.push((name, fs::stat_at(layer, name).is_ok()));
+        }
+    }
+    Ok(missing)
+}
+
 /// The layer that a link is of, there or not.
-fn owner(home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
+pub(super) fn owner(home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
     fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))
 }
 
-fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> bool {
+pub(super) fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> bool {
     fs::stat_at_follow(home, link.path()).is_ok_and(|stat| stat.kind == FileKind::Dir)
 }
 

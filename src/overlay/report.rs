@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
+use super::repair::lowers_of;
 use crate::driver::{Metadatum, Status, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
@@ -44,7 +45,7 @@ impl Shared {
         };
         let part = |name| self.home.path(id, name).into_os_string();
         let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
-        let lowers = self.lowers_of(&home, &layer).unwrap_or_else(|e| {
+        let lowers = lowers_of(&home, &layer).unwrap_or_else(|e| {
             log::warn!("the metadata of layer '{id}' lacks its lower layers: {e}");
             super::layout::Lowers::default()
         });

@@ -67,10 +67,8 @@ impl Shared {
     /// [`Kind::Corrupt`]: the machine went down while the layer was mounted, and the configuration says nothing.
     pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
         let Some(work) = marked_work(layer)? else { return Ok(false) };
-        let same_boot =
-            xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()));
         match self.options.volatile {
-            _ if same_boot => {}
+            _ if is_of_this_boot(layer) => {}
             Volatile::Accept => {
                 log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id)
             }
@@ -89,6 +87,15 @@ impl Shared {
         tree::remove(work.as_fd(), OsStr::new(INCOMPAT)).context(|| "take the mark of a volatile mount away")?;
         Ok(true)
     }
+}
+
+/// Whether the machine went down while the layer was mounted so: nobody knows what of its content reached the disk.
+pub(super) fn is_doubtful(layer: &Layer) -> Result<bool> {
+    Ok(marked_work(layer)?.is_some() && !is_of_this_boot(layer))
+}
+
+fn is_of_this_boot(layer: &Layer) -> bool {
+    xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()))
 }
 
 /// The kernel's part of the layer's work directory, if overlayfs' mark is in it.

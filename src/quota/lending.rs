@@ -65,7 +65,7 @@ impl Control {
 
 /// The project that all directories in `dir` have, if it is one that was made for them. Where they differ, somebody else has
 /// given them out.
-fn project_inside(home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<Option<u32>> {
+pub(super) fn project_inside(home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<Option<u32>> {
     let (mut common, mut differ) = (None, false);
     fs::each_entry(dir, |entry| {
         if differ || entry.kind.is_some_and(|kind| kind != FileKind::Dir) {

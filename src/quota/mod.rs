@@ -9,15 +9,17 @@
 //!
 //! Whether limits are enforced may change at any time, by a command of the administrator: it is asked for whenever it matters.
 
+mod audit;
 mod ids;
 mod lending;
 mod reason;
 mod request;
 mod room;
 
+pub use audit::Belonging;
 pub use lending::renaming;
 pub use request::{check_size, limits};
-pub use room::is_note;
+pub use room::{is_note, project_of};
 
 use crate::driver::Usage;
 use crate::error::{Context, Error, Kind, Result};
@@ -85,17 +87,25 @@ impl Control {
     /// # Errors
     /// [`Kind::Unsupported`]: it is a filesystem that never has project quota.
     pub fn probe(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
-        reason::check_filesystem(home)?;
-        let node = path.join(NODE);
+        let control = Control::look(home, path)?;
         if let Err(e) = make_node(home) {
             // Not needed from Linux 5.14 on.
-            log::info!("the device node '{}' cannot be made: {e}", node.display());
+            log::info!("the device node '{}' cannot be made: {e}", control.node.display());
         }
+        Ok(control)
+    }
+
+    /// The same, to look only: nothing is made.
+    ///
+    /// # Errors
+    /// As for [`Control::probe`].
+    pub fn look(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
+        reason::check_filesystem(home)?;
         Ok(Control {
             block: quota::block_size(home)?.max(1),
             ids: Mutex::new(Ids::above(fsxattr::project(home)?.id)),
             shared: Mutex::new(None),
-            node,
+            node: path.join(NODE),
         })
     }
 

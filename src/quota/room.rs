@@ -108,7 +108,9 @@ fn name(id: u32) -> String {
     format!("{NOTE}{id}")
 }
 
-fn project_of(note: &OsStr) -> Option<u32> {
+/// The project that a note is about, if it is one.
+#[must_use]
+pub fn project_of(note: &OsStr) -> Option<u32> {
     let id = note.to_str()?.strip_prefix(NOTE)?.parse().ok()?;
     Some(id).filter(|&id| note == name(id).as_str())
 }

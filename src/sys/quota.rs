@@ -18,6 +18,7 @@ const fn command(number: i32) -> i32 {
 const GET_QUOTA: i32 = command(3);
 const SET_LIMITS: i32 = command(4);
 const GET_STATE: i32 = command(5);
+const GET_NEXT: i32 = command(9);
 
 // linux/dqblk_xfs.h.
 const DQUOT_VERSION: i8 = 1; // FS_DQUOT_VERSION
@@ -145,19 +146,33 @@ pub fn switches(fd: impl AsFd, node: &Path) -> Result<Option<Switches>> {
 pub fn get(fd: impl AsFd, node: &Path, id: u32) -> Result<Quota> {
     let mut dquot = Dquot::default();
     match quotactl(fd, node, GET_QUOTA, id, &mut dquot) {
-        Ok(()) => Ok(Quota {
-            bounds: Bounds {
-                hard: Amounts { bytes: dquot.blocks_hard.saturating_mul(UNIT), inodes: dquot.inodes_hard },
-                soft: Amounts { bytes: dquot.blocks_soft.saturating_mul(UNIT), inodes: dquot.inodes_soft },
-            },
-            grace: Grace {
-                bytes: joined(dquot.block_timer, dquot.block_timer_high),
-                inodes: joined(dquot.inode_timer, dquot.inode_timer_high),
-            },
-            used: Amounts { bytes: dquot.blocks.saturating_mul(UNIT), inodes: dquot.inodes },
-        }),
+        Ok(()) => Ok(known(&dquot)),
         Err(Errno::ENOENT) => Ok(Quota::default()),
         Err(errno) => Err(Error::sys(format!("quotactl: read quota of project {id}"), errno as i32)),
+    }
+}
+
+/// The first project from this id on of which the kernel has a record; `None` behind the last one, and before Linux 4.6.
+pub fn from(fd: impl AsFd, node: &Path, id: u32) -> Result<Option<(u32, Quota)>> {
+    let mut dquot = Dquot::default();
+    match quotactl(fd, node, GET_NEXT, id, &mut dquot) {
+        Ok(()) => Ok(Some((dquot.id, known(&dquot)))),
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(None),
+        Err(errno) => Err(Error::sys(format!("quotactl: read the quota that follows project {id}"), errno as i32)),
+    }
+}
+
+fn known(dquot: &Dquot) -> Quota {
+    Quota {
+        bounds: Bounds {
+            hard: Amounts { bytes: dquot.blocks_hard.saturating_mul(UNIT), inodes: dquot.inodes_hard },
+            soft: Amounts { bytes: dquot.blocks_soft.saturating_mul(UNIT), inodes: dquot.inodes_soft },
+        },
+        grace: Grace {
+            bytes: joined(dquot.block_timer, dquot.block_timer_high),
+            inodes: joined(dquot.inode_timer, dquot.inode_timer_high),
+        },
+        used: Amounts { bytes: dquot.blocks.saturating_mul(UNIT), inodes: dquot.inodes },
     }
 }
 

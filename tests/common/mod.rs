@@ -10,14 +10,20 @@ pub mod programs;
 pub mod scenarios;
 pub mod subject;
 
+use graphdriver::driver::{Finding, Severity};
+use graphdriver::graph::Graph;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use subject::findings;
 
 /// A fresh filesystem in a mount namespace that belongs to the calling thread alone: what is mounted in it is gone with the
 /// thread, and the loop device with the last mount.
+///
+/// When it goes, the store in it is checked: every test ends with a sound one, unless it says that it leaves damage.
 pub struct Store {
     dir: PathBuf,
+    is_damaged: AtomicBool,
 }
 
 impl Store {
@@ -39,17 +45,34 @@ impl Store {
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(dir.join("mnt")));
         // The mount keeps the loop device, the loop device keeps the file: nothing is left if the test is killed.
         std::fs::remove_file(&image).unwrap();
-        Store { dir }
+        Store { dir, is_damaged: AtomicBool::new(false) }
     }
 
     /// Where the filesystem is mounted.
     pub fn root(&self) -> PathBuf {
         self.dir.join("mnt")
     }
+
+    /// The test leaves damage on purpose.
+    pub fn leaves_damage(&self) {
+        self.is_damaged.store(true, Ordering::SeqCst);
+    }
+
+    /// What a check past the driver finds in the overlay homes that somebody would have to see to.
+    fn damage(&self) -> Vec<Finding> {
+        let roots = [self.root(), self.root().join("storage")];
+        let homes = roots.iter().flat_map(|root| ["overlay", "overlay2"].map(|name| (name, root)));
+        let homes = homes.filter(|(name, root)| root.join(name).is_dir());
+        let found = homes.flat_map(|(name, root)| findings(&Graph::new(), Some((name, root)), false).unwrap());
+        found.filter(|finding| finding.severity > Severity::Note).collect()
+    }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
+        if !std::thread::panicking() && !self.is_damaged.load(Ordering::SeqCst) {
+            assert_eq!(self.damage(), [], "the test left a store that is not sound");
+        }
         let _ = nix::mount::umount2(&self.root(), nix::mount::MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir(self.root());
         let _ = std::fs::remove_dir(&self.dir);

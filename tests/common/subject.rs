@@ -4,7 +4,7 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // a C caller cannot be written without
 
 use graphdriver::capi;
-use graphdriver::driver::{Access, CreateOptions, Form, MountOptions};
+use graphdriver::driver::{Access, Condition, CreateOptions, Finding, Form, Listed, MountOptions, Severity};
 use graphdriver::error::Result;
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
@@ -45,6 +45,15 @@ pub trait Subject: Sync {
     fn repair(&self, id: &str, parent: Option<&str>) -> Outcome<()>;
     fn status(&self) -> Outcome<(String, String, String)>;
     fn cleanup(&self) -> Outcome<()>;
+
+    /// What a check finds. Not over another process.
+    fn check(&self, _mend: bool) -> Outcome<Vec<Finding>> {
+        panic!("{} cannot check", self.kind())
+    }
+    /// The layers that there are. Not over another process.
+    fn list(&self) -> Outcome<Vec<Listed>> {
+        panic!("{} cannot list", self.kind())
+    }
 
     fn apply(&self, id: &str, mut archive: &[u8]) -> Outcome<i64> {
         self.apply_from(id, &mut archive)
@@ -142,6 +151,36 @@ impl Subject for Rust {
     fn cleanup(&self) -> Outcome<()> {
         seen(self.0.cleanup())
     }
+    fn check(&self, mend: bool) -> Outcome<Vec<Finding>> {
+        seen(findings(&self.0, None, mend))
+    }
+    fn list(&self) -> Outcome<Vec<Listed>> {
+        seen(listed(&self.0, None))
+    }
+}
+
+/// What a check finds, with the driver or past it.
+pub fn findings(graph: &Graph, past: Option<(&str, &Path)>, mend: bool) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    graph.inspect(past, |store| {
+        store.check(mend, &mut |finding| {
+            found.push(finding.clone());
+            Ok(())
+        })
+    })?;
+    Ok(found)
+}
+
+/// The layers that there are, with the driver or past it.
+pub fn listed(graph: &Graph, past: Option<(&str, &Path)>) -> Result<Vec<Listed>> {
+    let mut found = Vec::new();
+    graph.inspect(past, |store| {
+        store.layers(&mut |layer| {
+            found.push(layer.clone());
+            Ok(())
+        })
+    })?;
+    Ok(found)
 }
 
 /// The C ABI. There is one driver in a process, so there is one of these at a time.
@@ -328,4 +367,56 @@ impl Subject for C {
     fn cleanup(&self) -> Outcome<()> {
         zero(capi::graphdriver_cleanup())
     }
+    fn check(&self, mend: bool) -> Outcome<Vec<Finding>> {
+        let mut found = Vec::<Finding>::new();
+        let mut request: capi::graphdriver_check = unsafe { std::mem::zeroed() };
+        request.size = size_of::<capi::graphdriver_check>();
+        request.context = (&raw mut found).cast();
+        request.each = Some(note_finding);
+        request.flags = if mend { capi::GRAPHDRIVER_MEND } else { 0 };
+        zero(unsafe { capi::graphdriver_check(&raw mut request) })?;
+        assert_eq!(request.mended, found.iter().filter(|finding| finding.mended).count() as u64);
+        Ok(found)
+    }
+    fn list(&self) -> Outcome<Vec<Listed>> {
+        let mut found = Vec::<Listed>::new();
+        let mut request: capi::graphdriver_list_layers = unsafe { std::mem::zeroed() };
+        request.size = size_of::<capi::graphdriver_list_layers>();
+        request.context = (&raw mut found).cast();
+        request.each = Some(note_layer);
+        zero(unsafe { capi::graphdriver_list_layers(&raw mut request) })?;
+        assert_eq!(request.layers, found.len() as u64);
+        Ok(found)
+    }
+}
+
+fn owned(text: *const c_char) -> Option<String> {
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_owned())
+}
+
+fn owned_id(text: *const c_char) -> Option<LayerId> {
+    owned(text).map(|id| LayerId::parse(id.as_bytes()).unwrap())
+}
+
+/// Collects findings, as a C callback.
+unsafe extern "C" fn note_finding(context: *mut c_void, finding: *const capi::graphdriver_finding) -> c_int {
+    let (all, finding) = unsafe { (&mut *context.cast::<Vec<Finding>>(), &*finding) };
+    assert_eq!(finding.size, size_of::<capi::graphdriver_finding>());
+    let severity = [Severity::Busy, Severity::Note, Severity::Hand, Severity::Loss][finding.severity as usize];
+    let (what, remedy) = (owned(finding.what).unwrap(), owned(finding.remedy).unwrap());
+    all.push(Finding { layer: owned_id(finding.layer), severity, what, remedy, mended: finding.mended == 1 });
+    0
+}
+
+/// Collects layers, as a C callback.
+unsafe extern "C" fn note_layer(context: *mut c_void, layer: *const capi::graphdriver_layer) -> c_int {
+    let (all, layer) = unsafe { (&mut *context.cast::<Vec<Listed>>(), &*layer) };
+    let access = [None, Some(Access::ReadOnly), Some(Access::ReadWrite)][layer.access as usize];
+    let condition = match layer.state {
+        capi::GRAPHDRIVER_WHOLE => Condition::Whole,
+        capi::GRAPHDRIVER_BEING_USED => Condition::Busy,
+        _ => Condition::Unusable(owned(layer.why).unwrap()),
+    };
+    all.push(Listed { id: owned_id(layer.id).unwrap(), parent: owned_id(layer.parent), access, condition });
+    0
 }

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 
 use graphdriver::devmapper::{DeviceMapper, Observer};
-use graphdriver::driver::{Access, CreateOptions, Driver, MountOptions};
+use graphdriver::driver::{Access, CreateOptions, Driver, Finding, Inspect, MountOptions, Severity};
 use graphdriver::error::Result;
 use graphdriver::id::LayerId;
 use graphdriver::lease::Lease;
@@ -47,11 +47,24 @@ pub fn devices() -> Vec<String> {
     sysfs("dm-", "dm/name")
 }
 
+/// What a check finds.
+pub fn checked(driver: &DeviceMapper, mend: bool) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let told = driver.check(mend, &mut |finding| {
+        found.push(finding.clone());
+        Ok(())
+    });
+    told.unwrap();
+    found
+}
+
 pub struct Ground {
     pub dir: PathBuf,
     pub options: Vec<String>,
     /// Whether the test has ended with [`Ground::check`].
     checked: Cell<bool>,
+    /// Whether it leaves a store that is not sound.
+    damaged: Cell<bool>,
 }
 
 impl Ground {
@@ -80,7 +93,7 @@ impl Ground {
         if !options.iter().any(|option| option.starts_with("dm.thinpooldev") || option.starts_with("dm.loopdata=")) {
             options.push(format!("dm.loopdata={}", dir.join("pool").display()));
         }
-        Ground { dir, options, checked: Cell::new(false) }
+        Ground { dir, options, checked: Cell::new(false), damaged: Cell::new(false) }
     }
 
     pub fn home(&self) -> PathBuf {
@@ -111,8 +124,16 @@ impl Ground {
         self.try_open().unwrap()
     }
 
-    /// Cleans the driver up; then nothing may be left, and the pool's metadata must be sound.
+    /// The test leaves damage on purpose.
+    pub fn leaves_damage(&self) {
+        self.damaged.set(true);
+    }
+
+    /// Checks the store, and cleans the driver up; then nothing may be left, and the pool's metadata must be sound.
     pub fn finish(self, driver: DeviceMapper) {
+        let mut found = checked(&driver, false);
+        found.retain(|finding| finding.severity > Severity::Note);
+        assert!(self.damaged.get() || found.is_empty(), "the test left a store that is not sound: {found:#?}");
         driver.cleanup().unwrap();
         drop(driver);
         self.check();
