@@ -47,7 +47,10 @@ fn refuses(root: &Path, complaint: &str, reason: &str, advice: &str) {
         assert!(!subject.exists("a"));
     }
     let status = subject.status().unwrap().2;
-    assert!(status.contains("\nSupports d_type: true\nSupports project quota: false: "), "{status}");
+    assert!(
+        status.contains("\nSupports d_type: true\nSupports project quota: false (needed for size limits only: "),
+        "{status}"
+    );
     assert!(status.contains(reason) && status.ends_with('\n'), "{status}");
 
     assert_eq!(subject.create("a", None, Access::ReadWrite, &[]).unwrap(), []);

@@ -515,7 +515,10 @@ fn refuses(store: Store, reason: &str, advice: &str) {
     let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
     assert_eq!((refused.text.as_str(), refused.errno), (sentence, libc::EOPNOTSUPP));
     let status = w.subject.status().unwrap().2;
-    assert!(status.contains("\nSupports project quota: false: ") && status.contains(reason), "{status}");
+    assert!(
+        status.contains("\nSupports project quota: false (needed for size limits only: ") && status.contains(reason),
+        "{status}"
+    );
     assert_eq!(w.create("a", &[]).unwrap(), []);
     w.subject.mount("a", &[]).unwrap();
     w.subject.usage("a").unwrap();

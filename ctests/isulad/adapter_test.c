@@ -134,6 +134,11 @@ int graphdriver_get_layer_usage(const char *id, uint64_t *bytes, uint64_t *inode
     return usage_result;
 }
 
+const char *graphdriver_last_error(void)
+{
+    return "100% of it failed";
+}
+
 #ifdef __cplusplus
 }
 #endif
@@ -260,6 +265,16 @@ static void test_what_the_daemon_is_told(void)
     CHECK_STR(logged[1], "W warning");
     CHECK_STR(logged[2], "I info");
     CHECK_STR(logged[3], "D debug");
+    CHECK_STR(g_isulad_errmsg, "100% of it failed");
+    isulad_try_set_error_message("error register image to store");
+    CHECK_STR(g_isulad_errmsg, "100% of it failed");
+
+    forget();
+    log_callback(4, "warning", NULL);
+    CHECK(g_isulad_errmsg == NULL);
+    isulad_set_error_message("iSulad knows better");
+    log_callback(3, "it failed", NULL);
+    CHECK_STR(g_isulad_errmsg, "iSulad knows better");
 
     error_callback("Invalid quota size: '%n'", NULL);
     CHECK_STR(g_isulad_errmsg, "Invalid quota size: '%n'");

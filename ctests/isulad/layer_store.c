@@ -344,6 +344,7 @@ static void test_create_refusals(void)
 
     forget_message();
     CHECK(graphdriver_create_ro(NEVER, BASE, &opts) == -1);
+    CHECK(g_isulad_errmsg != NULL && strlen(g_isulad_errmsg) > 0);
     CHECK(!graphdriver_layer_exists(NEVER) && !path_exists(layer_path(NEVER, "")));
 
     forget_message();

@@ -74,6 +74,7 @@ int graphdriver_init_at(const char *name, const char *storage_root, char **stora
 int graphdriver_unpack_layer(const char *id, void *context, io_read_func_t read, int64_t *layer_size);
 int graphdriver_get_layer_metadata(const char *id, json_map_string_string *map_info);
 int graphdriver_get_layer_usage(const char *id, uint64_t *bytes, uint64_t *inodes);
+const char *graphdriver_last_error(void);
 
 int graphdriver_create_rw(const char *id, const char *parent, struct driver_create_opts *create_opts);
 int graphdriver_create_ro(const char *id, const char *parent, const struct driver_create_opts *create_opts);
@@ -110,12 +111,17 @@ GRAPHDRIVER_ISULAD_CHECK(map, sizeof(json_map_string_string) == 2 * sizeof(char 
  * What the library is given of the daemon.
  */
 
-/* The library's lines in iSulad's log. Its levels are those of syslog(3). */
+/*
+ * The library's lines in iSulad's log. Its levels are those of syslog(3). A line of level 3 comes on the thread whose call
+ * failed: the reason becomes what the user reads, unless iSulad has something to say already. What its callers try to say
+ * afterwards ("error register image ... to store") does not take its place.
+ */
 static inline void graphdriver_isulad_log(int level, const char *line, void *user)
 {
     (void)user;
     if (level <= 3) {
         ERROR("%s", line);
+        isulad_try_set_error_message("%s", graphdriver_last_error());
     } else if (level == 4) {
         WARN("%s", line);
     } else if (level <= 6) {
@@ -125,7 +131,7 @@ static inline void graphdriver_isulad_log(int level, const char *line, void *use
     }
 }
 
-/* The sentence for the user; runs on the thread whose call failed, where iSulad keeps its message. */
+/* A sentence made for the user goes before the reason. Runs on the thread whose call failed, where iSulad keeps its message. */
 static inline void graphdriver_isulad_error(const char *message, void *user)
 {
     (void)user;

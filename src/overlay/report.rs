@@ -80,10 +80,12 @@ impl Shared {
         counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
     }
 
-    /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment, and if not, why. That
-    /// d_type works was checked at start.
+    /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment. Most hosts never
+    /// want that: what is missing is told as a fact, not as a fault. That d_type works was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let quota = self.why_unlimited().map_or_else(|| "true".to_owned(), |why| format!("false: {why}"));
+        let quota = self
+            .why_unlimited()
+            .map_or_else(|| "true".to_owned(), |why| format!("false (needed for size limits only: {why})"));
         let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
         let read_only = self.home.open().and_then(fs::is_read_only).unwrap_or(self.read_only);

@@ -11,6 +11,9 @@ extern __thread char *g_isulad_errmsg;
 
 __attribute__((format(printf, 1, 2))) void isulad_set_error_message(const char *format, ...);
 
+/* Does nothing if the thread has a message. */
+__attribute__((format(printf, 1, 2))) void isulad_try_set_error_message(const char *format, ...);
+
 #ifdef __cplusplus
 }
 #endif

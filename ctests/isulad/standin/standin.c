@@ -33,18 +33,32 @@ void (*standin_log_appender)(char level, const char *line) = NULL;
 
 __thread char *g_isulad_errmsg = NULL;
 
+static void set_message(const char *format, va_list args)
+{
+    free(g_isulad_errmsg);
+    if (vasprintf(&g_isulad_errmsg, format, args) < 0) {
+        abort();
+    }
+}
+
 void isulad_set_error_message(const char *format, ...)
 {
-    char *text = NULL;
     va_list args;
 
     va_start(args, format);
-    if (vasprintf(&text, format, args) < 0) {
-        abort();
+    set_message(format, args);
+    va_end(args);
+}
+
+void isulad_try_set_error_message(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    if (g_isulad_errmsg == NULL) {
+        set_message(format, args);
     }
     va_end(args);
-    free(g_isulad_errmsg);
-    g_isulad_errmsg = text;
 }
 
 #ifdef ENABLE_USERNS_REMAP
