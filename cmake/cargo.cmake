@@ -11,6 +11,30 @@ find_program(CARGO cargo HINTS ENV CARGO_HOME "$ENV{HOME}/.cargo" PATH_SUFFIXES 
 set(GRAPHDRIVER_TARGET_DIR "${CMAKE_CURRENT_BINARY_DIR}/cargo" CACHE PATH "Where cargo keeps what it builds")
 set(GRAPHDRIVER_CARGO_FLAGS "" CACHE STRING "More arguments for cargo, such as --offline")
 
+# Cross-compiling is asked for as CMake has it, with a toolchain file (such as cmake/aarch64-linux-gnu.cmake). Cargo then puts what
+# it makes into a directory of that target, so a library of the host is never taken for it; it links and compiles with CMake's tools.
+set(graphdriver_default_target "")
+if(CMAKE_CROSSCOMPILING)
+  set(graphdriver_default_target "${CMAKE_SYSTEM_PROCESSOR}-unknown-linux-gnu")
+endif()
+set(GRAPHDRIVER_RUST_TARGET "${graphdriver_default_target}" CACHE STRING "What to build for, as rustc names it; empty: the host")
+set(graphdriver_made "${GRAPHDRIVER_TARGET_DIR}/release")
+set(graphdriver_cross_env "")
+set(graphdriver_cross_flags "")
+if(GRAPHDRIVER_RUST_TARGET)
+  set(graphdriver_made "${GRAPHDRIVER_TARGET_DIR}/${GRAPHDRIVER_RUST_TARGET}/release")
+  string(REPLACE "-" "_" triple "${GRAPHDRIVER_RUST_TARGET}")
+  string(TOUPPER "${triple}" TRIPLE)
+  list(APPEND graphdriver_cross_env "CARGO_TARGET_${TRIPLE}_LINKER=${CMAKE_C_COMPILER}" "CC_${triple}=${CMAKE_C_COMPILER}"
+       "AR_${triple}=${CMAKE_AR}" PKG_CONFIG_ALLOW_CROSS=1)
+  # Debian keeps the libraries of several machines side by side; elsewhere the environment says where the target's are.
+  if(CMAKE_LIBRARY_ARCHITECTURE AND NOT DEFINED ENV{PKG_CONFIG_LIBDIR_${triple}})
+    list(APPEND graphdriver_cross_env
+         "PKG_CONFIG_LIBDIR_${triple}=/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/pkgconfig:/usr/share/pkgconfig")
+  endif()
+  list(APPEND graphdriver_cross_flags --target "${GRAPHDRIVER_RUST_TARGET}")
+endif()
+
 set(graphdriver_lib "${CMAKE_CURRENT_BINARY_DIR}/lib")
 set(graphdriver_so "libgraphdriver.so.${PROJECT_VERSION}")
 set(graphdriver_soname "libgraphdriver.so.${PROJECT_VERSION_MAJOR}")
@@ -19,14 +43,15 @@ set(graphdriver_soname "libgraphdriver.so.${PROJECT_VERSION_MAJOR}")
 # -z nodelete: threads and thread-local destructors outlive a dlclose().
 # One cargo call for both libraries: two calls would throw away each other's result.
 add_custom_target(graphdriver_cargo ALL
-  COMMAND "${CMAKE_COMMAND}" -E env "CARGO_TARGET_DIR=${GRAPHDRIVER_TARGET_DIR}"
-          "${CARGO}" rustc --locked --release --lib --crate-type cdylib,staticlib ${GRAPHDRIVER_CARGO_FLAGS} --
+  COMMAND "${CMAKE_COMMAND}" -E env "CARGO_TARGET_DIR=${GRAPHDRIVER_TARGET_DIR}" ${graphdriver_cross_env}
+          "${CARGO}" rustc --locked --release --lib --crate-type cdylib,staticlib ${graphdriver_cross_flags}
+          ${GRAPHDRIVER_CARGO_FLAGS} --
           -C "link-arg=-Wl,-soname,${graphdriver_soname}" -C link-arg=-Wl,-Bsymbolic-functions
           -C link-arg=-Wl,-z,nodelete
   COMMAND "${CMAKE_COMMAND}" -E copy_if_different
-          "${GRAPHDRIVER_TARGET_DIR}/release/libgraphdriver.so" "${graphdriver_lib}/${graphdriver_so}"
+          "${graphdriver_made}/libgraphdriver.so" "${graphdriver_lib}/${graphdriver_so}"
   COMMAND "${CMAKE_COMMAND}" -E copy_if_different
-          "${GRAPHDRIVER_TARGET_DIR}/release/libgraphdriver.a" "${graphdriver_lib}/libgraphdriver.a"
+          "${graphdriver_made}/libgraphdriver.a" "${graphdriver_lib}/libgraphdriver.a"
   BYPRODUCTS "${graphdriver_lib}/${graphdriver_so}" "${graphdriver_lib}/libgraphdriver.a"
   WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
   COMMENT "Building libgraphdriver with cargo"

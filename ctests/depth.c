@@ -1,5 +1,5 @@
-/* How deep layers may be stacked: 130 and 400 mount and show every layer's file; one more than the kernel takes is an error
-   that says so. */
+/* How deep layers may be stacked: 130 and 400 mount and show every layer's file, or 120 where the kernel takes one page of
+   options; one more than the kernel takes is an error that says so. */
 #include "check.h"
 #include "layers.h"
 #include "store.h"
@@ -57,12 +57,14 @@ static void too_deep(int layers)
 int main(void)
 {
     start("depth");
-    CHECK(grow(0, 130) == 130);
-    mount_on(130);
-    CHECK(grow(130, 400) == 400);
-    mount_on(400);
-    int layers = grow(400, DEEPEST);
-    CHECK(layers > 400);
+    bool one_by_one = kernel_stacks_one_by_one();
+    int first = one_by_one ? 130 : 100, second = one_by_one ? 400 : 120;
+    CHECK(grow(0, first) == first);
+    mount_on(first);
+    CHECK(grow(first, second) == second);
+    mount_on(second);
+    int layers = grow(second, DEEPEST);
+    CHECK(layers >= second && (one_by_one || layers < 200));
     too_deep(layers);
     CHECK(graphdriver_cleanup() == 0);
     return 0;

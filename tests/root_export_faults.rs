@@ -11,7 +11,7 @@ use graphdriver::id::LayerId;
 use tree_support::{Random, work};
 
 /// Calls by which a layer is read. The kernel may refuse the last ones: then the layer is read as it is.
-const CALLS: [(&str, libc::c_long, i32); 16] = [
+const CALLS: [(&str, libc::c_long, i32); 17] = [
     ("openat", libc::SYS_openat, libc::EMFILE),
     ("openat2", libc::SYS_openat2, libc::EIO),
     ("newfstatat", libc::SYS_newfstatat, libc::EIO),
@@ -24,6 +24,7 @@ const CALLS: [(&str, libc::c_long, i32); 16] = [
     ("listxattr", libc::SYS_listxattr, libc::EIO),
     ("lseek", libc::SYS_lseek, libc::EIO),
     ("clone3", libc::SYS_clone3, libc::EAGAIN),
+    ("clone", libc::SYS_clone, libc::EAGAIN), // what glibc uses where it has no clone3
     ("rt_sigprocmask", libc::SYS_rt_sigprocmask, libc::EIO),
     ("fsopen", libc::SYS_fsopen, libc::ENOMEM),
     ("open_tree", libc::SYS_open_tree, libc::EMFILE),

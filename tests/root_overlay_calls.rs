@@ -88,7 +88,7 @@ fn costs(trace: &str) -> BTreeMap<String, Cost> {
     let mut rounds: BTreeMap<String, Vec<Cost>> = BTreeMap::new();
     let mut operation = None;
     for line in trace.lines() {
-        if let Some((_, mark)) = line.split_once(" rmdir(\"/mark ") {
+        if let Some((_, mark)) = line.split_once(" chdir(\"/mark ") {
             let name = mark.split('"').next().unwrap();
             operation = (name != "end").then(|| rounds.entry(name.to_owned()).or_default());
             operation.iter_mut().for_each(|rounds| rounds.push(Cost::default()));
@@ -116,8 +116,8 @@ fn call(line: &str) -> Option<&str> {
 
 #[test]
 fn a_trace_is_added_up() {
-    let round = "7 rmdir(\"/mark x\") = -1\n7 fcntl(3, F_GETFD) = 0\n7 openat(1, \"a\") = 3\n8 futex(0x1) = 0\n8 fsync(3 <unfinished ...>\n\
-                 7 <... fsync resumed>) = 0\n7 --- SIGCHLD {} ---\n7 rmdir(\"/mark end\") = -1\n7 close(3) = 0\n";
+    let round = "7 chdir(\"/mark x\") = -1\n7 fcntl(3, F_GETFD) = 0\n7 openat(1, \"a\") = 3\n8 futex(0x1) = 0\n8 fsync(3 <unfinished ...>\n\
+                 7 <... fsync resumed>) = 0\n7 --- SIGCHLD {} ---\n7 chdir(\"/mark end\") = -1\n7 close(3) = 0\n";
     let longer = round.replace("openat", "mkdirat(3) = 0\n7 openat");
     let seen = costs(&[&longer.replace("mkdirat", "sync() = 0\n7 x"), round, &longer].concat());
     assert_eq!(seen, BTreeMap::from([("x".to_owned(), cost(if cfg!(debug_assertions) { 3 } else { 4 }, 1))]));
@@ -160,7 +160,7 @@ fn threads() -> usize {
 
 /// Calls that fail and show in the trace stand around the operation.
 fn marked(name: &str, operation: impl FnOnce()) {
-    let mark = |name: &str| assert!(std::fs::remove_dir(format!("/mark {name}")).is_err());
+    let mark = |name: &str| assert!(std::env::set_current_dir(format!("/mark {name}")).is_err());
     mark(name);
     operation();
     mark("end");

@@ -349,12 +349,12 @@ fn root_what_is_synced_and_when() {
     let (log, archive) = (store.root().join("trace"), store.root().join("archive"));
     fs::write(&archive, Tar::new().file("f", "x").file("g", "y").done()).unwrap();
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,sync,renameat2,fremovexattr,rmdir", "-o"]).arg(&log);
+    command.args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,sync,renameat2,fremovexattr,chdir", "-o"]).arg(&log);
     run(command.arg(victim()).arg(store.root()).args(["create_ro b a", &format!("apply b {}", archive.display())]));
     let trace = fs::read_to_string(&log).unwrap();
     let calls = |number: usize| -> Vec<String> {
         let between = trace.split("/mark-").nth(number + 1).unwrap();
-        let lines = between.lines().skip(1).filter(|line| !line.contains("rmdir("));
+        let lines = between.lines().skip(1).filter(|line| !line.contains("chdir("));
         lines
             .map(|line| line.split(' ').find(|word| word.contains('(')).unwrap().split('(').next().unwrap().to_owned())
             .collect()

@@ -1,6 +1,11 @@
+#define _GNU_SOURCE
 #include "layers.h"
 #include "check.h"
 #include "store.h"
+
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 const char *start(const char *test)
 {
@@ -100,4 +105,21 @@ char *metadata(const char *id, const char *key)
     }
     graphdriver_free_map(map);
     return value;
+}
+
+bool kernel_stacks_one_by_one(void)
+{
+    const char *lowers[] = { store_path("kernel-a"), store_path("kernel-b") };
+    long context = syscall(SYS_fsopen, "overlay", 1 /* FSOPEN_CLOEXEC */);
+    bool can = context >= 0;
+    for (int i = 0; i < 2; i++) {
+        CHECK(mkdir(lowers[i], 0700) == 0);
+        can = can && syscall(SYS_fsconfig, context, 1 /* FSCONFIG_SET_STRING */, "lowerdir+", lowers[i], 0) == 0;
+    }
+    /* Before Linux 6.5 overlayfs looks at its options at the end only. */
+    can = can && syscall(SYS_fsconfig, context, 6 /* FSCONFIG_CMD_CREATE */, NULL, NULL, 0) == 0;
+    if (context >= 0)
+        close((int)context);
+    printf("this kernel takes lowers %s\n", can ? "one by one" : "in one page of options");
+    return can;
 }

@@ -27,6 +27,10 @@ void drop(const char *id);
 /* An image of 40 files, read by `read` of a struct tar, and a container upon it: made, mounted, looked at and dropped. */
 void whole_life(io_read_func_t read);
 
+/* Whether this kernel can be told of an overlay's lowers one by one (Linux 6.8): up to 500 then, else what fits into one page
+   of options, about 130. Found out by trying, past the library; says which. */
+bool kernel_stacks_one_by_one(void);
+
 /* The value of a key of the layer's metadata, to free; NULL if it has none. */
 char *metadata(const char *id, const char *key);
 

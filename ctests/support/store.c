@@ -116,11 +116,37 @@ static int loop_attach(int image, char device[32])
     check_failed(__FILE__, __LINE__, "a free loop device");
 }
 
+/* To the directory that has no other above it. The root must be below the current directory: it ends the way up otherwise. */
+static void climb(void)
+{
+    struct stat here, above;
+    do {
+        CHECK(stat(".", &here) == 0 && chdir("..") == 0 && stat(".", &above) == 0);
+    } while (here.st_dev != above.st_dev || here.st_ino != above.st_ino);
+}
+
+/* Nothing that is mounted from now on is seen outside. Only a mount point can be made private, and what chroot(2) was given
+   need not be one: then the root of the whole namespace is climbed to, past a root that lies deeper for the moment. */
+static void make_private(void)
+{
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
+        return;
+    CHECK(errno == EINVAL);
+    int old_root = open("/", O_PATH | O_CLOEXEC), old_cwd = open(".", O_PATH | O_CLOEXEC);
+    CHECK(old_root >= 0 && old_cwd >= 0);
+    CHECK(chdir("/") == 0 && chroot("tmp") == 0);
+    climb();
+    CHECK(mount(NULL, ".", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    CHECK(fchdir(old_root) == 0 && chroot(".") == 0 && fchdir(old_cwd) == 0);
+    close(old_root);
+    close(old_cwd);
+}
+
 const char *store_make(const char *name)
 {
     CHECK(geteuid() == 0);
     CHECK(unshare(CLONE_NEWNS) == 0);
-    CHECK(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+    make_private();
     CHECK(mkdir(STORES, 0700) == 0 || errno == EEXIST);
     DIR *stores = opendir(STORES);
     CHECK(stores && flock(dirfd(stores), LOCK_EX) == 0); /* until ours are locked too */

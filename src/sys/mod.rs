@@ -5,6 +5,19 @@
 //! own that names the kernel version.
 #![allow(unsafe_code)]
 
+// Some ioctl numbers stand in here as `asm-generic/ioctl.h` makes them.
+#[cfg(any(
+    target_arch = "powerpc",
+    target_arch = "powerpc64",
+    target_arch = "mips",
+    target_arch = "mips32r6",
+    target_arch = "mips64",
+    target_arch = "mips64r6",
+    target_arch = "sparc",
+    target_arch = "sparc64"
+))]
+compile_error!("ioctl numbers are other ones on this architecture: sys::grow and sys::dm_event have to be ported first");
+
 pub mod caps;
 pub mod cmem;
 pub mod confine;

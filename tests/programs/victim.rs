@@ -1,5 +1,6 @@
 //! Does one operation after another on the store that its first argument names, for tests that kill or trace it from outside.
-//! Between operations it makes a call that fails and shows in a trace: `rmdir("/mark-N")`.
+//! Between operations it makes a call that fails and shows in a trace, on every architecture by the same name:
+//! `chdir("/mark-N")`.
 
 use graphdriver::driver::{Access, CreateOptions};
 use graphdriver::graph::Graph;
@@ -11,7 +12,7 @@ fn main() {
     let graph = Graph::new();
     graph.init("overlay", Path::new(&arguments[1]), &[]).unwrap();
     for (number, operation) in arguments[2..].iter().enumerate() {
-        let _ = std::fs::remove_dir(format!("/mark-{number}"));
+        let _ = std::env::set_current_dir(format!("/mark-{number}"));
         let words: Vec<&str> = operation.split(' ').collect();
         let id = |word: usize| LayerId::parse(words[word].as_bytes()).unwrap();
         let parent = || words.get(2).map(|_| id(2));
@@ -26,5 +27,5 @@ fn main() {
         };
         outcome.unwrap();
     }
-    let _ = std::fs::remove_dir(format!("/mark-{}", arguments.len() - 2));
+    let _ = std::env::set_current_dir(format!("/mark-{}", arguments.len() - 2));
 }
