@@ -36,9 +36,24 @@ install_packages() {
         { apt-get -q update && apt-get -q -y --no-install-recommends install "$@"; }
 }
 
+# Without apt-get nothing is installed; what building and the example need is looked for.
+tools_without_apt() {
+    local missing=() tool
+    for tool in cmake make cc c++ pkg-config mkfs.ext4 mount ar; do
+        type "$tool" >/dev/null 2>&1 || missing+=("$tool")
+    done
+    pkg-config --exists devmapper 2>/dev/null || missing+=("libdevmapper's headers")
+    [[ ${#missing[@]} == 0 ]] || die "There is no apt-get here, and missing are: ${missing[*]}." \
+        "On Fedora, openEuler and their like:" "    dnf install ${dnf_packages[*]}" "then run this again."
+}
+
 # packages NAME...: installs those of the Debian packages that are not there.
 packages() {
     local missing=() name
+    if ! type apt-get >/dev/null 2>&1; then
+        tools_without_apt
+        return
+    fi
     for name in "$@"; do
         dpkg-query -W -f '${db:Status-Abbrev}' "$name" 2>/dev/null | grep -q '^ii' || missing+=("$name")
     done
@@ -58,7 +73,7 @@ rust() {
     if at_least "$have" "$rust_needed" && cargo --version >/dev/null 2>&1; then
         return
     fi
-    if [[ -z $have ]]; then
+    if [[ -z $have ]] && type apt-get >/dev/null 2>&1; then
         apt-get -q update >"$logs/apt-update.log" 2>&1 || true
         for suffix in "" -web; do
             version=$(apt-cache policy "rustc$suffix" 2>/dev/null | sed -n 's/^ *Candidate: //p')
@@ -73,5 +88,8 @@ rust() {
         "then run this again. (Debian's own rustc, where it is too old, may stay: rustup's comes first.)"
 }
 
-build_packages=(cmake make gcc g++ libc6-dev pkg-config libdevmapper-dev libclang-dev)
+# Cargo fetches crates by https: ca-certificates.
+build_packages=(ca-certificates cmake make gcc g++ libc6-dev pkg-config libdevmapper-dev libclang-dev)
+dnf_packages=(ca-certificates cmake make gcc gcc-c++ glibc-devel pkgconf-pkg-config device-mapper-devel clang-devel
+    e2fsprogs util-linux binutils rust cargo)
 run_packages=(e2fsprogs util-linux binutils)
