@@ -3,10 +3,27 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-install(FILES "${graphdriver_lib}/${graphdriver_so}" DESTINATION "${CMAKE_INSTALL_LIBDIR}"
+# Debug information is apart: in .debug beside the library, where debuggers look. The tools that build packages split it off
+# themselves, and want the library whole.
+option(GRAPHDRIVER_SPLIT_DEBUG "Install the libraries stripped, and the debug information of the shared one apart" ON)
+set(graphdriver_installed "${graphdriver_lib}")
+if(GRAPHDRIVER_SPLIT_DEBUG)
+  set(graphdriver_installed "${CMAKE_CURRENT_BINARY_DIR}/stripped")
+  add_custom_target(graphdriver_stripped ALL
+    COMMAND "${CMAKE_OBJCOPY}" --only-keep-debug "${graphdriver_lib}/${graphdriver_so}" "${graphdriver_so}.debug"
+    COMMAND "${CMAKE_OBJCOPY}" --strip-unneeded "--add-gnu-debuglink=${graphdriver_so}.debug"
+            "${graphdriver_lib}/${graphdriver_so}" "${graphdriver_so}"
+    COMMAND "${CMAKE_OBJCOPY}" --strip-debug "${graphdriver_lib}/libgraphdriver.a" libgraphdriver.a
+    WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/stripped"
+    COMMENT "Splitting the debug information off" VERBATIM)
+  file(MAKE_DIRECTORY "${graphdriver_installed}")
+  add_dependencies(graphdriver_stripped graphdriver_cargo)
+  install(FILES "${graphdriver_installed}/${graphdriver_so}.debug" DESTINATION "${CMAKE_INSTALL_LIBDIR}/.debug")
+endif()
+install(FILES "${graphdriver_installed}/${graphdriver_so}" DESTINATION "${CMAKE_INSTALL_LIBDIR}"
         PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 install(FILES "${graphdriver_lib}/${graphdriver_soname}" "${graphdriver_lib}/libgraphdriver.so"
-              "${graphdriver_lib}/libgraphdriver.a"
+              "${graphdriver_installed}/libgraphdriver.a"
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES include/graphdriver.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(DIRECTORY include/isulad/ DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/graphdriver/isulad")
