@@ -16,15 +16,15 @@ const XFS: (&str, &[&str]) = ("mkfs.xfs", &["-q", "-f"]);
 fn kernel_has_quota(mkfs: &str, args: &[&str]) -> bool {
     own_namespace();
     let dir = std::env::temp_dir().join(format!("graphdriver-quota-{}-{mkfs}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let image = dir.join("image");
+    let (image, point) = (dir.join("image"), dir.join("mnt"));
+    std::fs::create_dir_all(&point).unwrap();
     std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
     run(Command::new(mkfs).args(args).arg(&image));
-    let mounted = Command::new("mount").args(["-o", "loop,prjquota"]).arg(&image).arg("/mnt").output().unwrap();
-    std::fs::remove_dir_all(&dir).unwrap();
+    let mounted = Command::new("mount").args(["-o", "loop,prjquota"]).arg(&image).arg(&point).output().unwrap();
     if mounted.status.success() {
-        run(Command::new("umount").arg("/mnt"));
+        run(Command::new("umount").arg(&point));
     }
+    std::fs::remove_dir_all(&dir).unwrap();
     mounted.status.success()
 }
 
