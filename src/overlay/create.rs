@@ -38,10 +38,13 @@ enum Before {
 impl Before {
     /// The link of a leftover leads to its id, and so to what is made in its place: children that know it by that name keep their
     /// parent.
-    fn link(&self, home: &OwnedFd, id: &LayerId) -> Option<LinkId> {
-        let Before::Leftover(Leftover { link: Some(link), .. }) = self else { return None };
-        let is_its_own = fs::read_link_at(home, link.path()).is_ok_and(|text| text == link_text(id));
-        is_its_own.then(|| link.clone())
+    fn link(&self, home: &OwnedFd, id: &LayerId) -> Result<Option<LinkId>> {
+        let Before::Leftover(Leftover { link: Some(link), .. }) = self else { return Ok(None) };
+        match fs::read_link_at(home, link.path()) {
+            Ok(text) => Ok((text == link_text(id)).then(|| link.clone())),
+            Err(e) if fs::is_absent(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -64,7 +67,7 @@ impl Shared {
         let before = self.before(&home, id)?;
         let stage = self.temporary(STAGE)?;
         undo::all_or_nothing(|undo| {
-            let link = before.link(&home, id);
+            let link = before.link(&home, id)?;
             let plan = Plan { lowers, access, limits, link };
             let explained = |e| room::explain(e, home.as_fd());
             self.build(&home, &stage, id, &plan, undo).map_err(explained)?;

@@ -189,6 +189,15 @@ impl Layer {
         self.part(read.and_then(|content| LinkId::parse(&content)))
     }
 
+    /// The same, with `None` where the note of it is damaged.
+    pub(super) fn known_link(&self) -> Result<Option<LinkId>> {
+        match self.link() {
+            Ok(link) => Ok(Some(link)),
+            Err(e) if e.kind() == Kind::Corrupt => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// A part of a layer that is missing, or something else, is damage, and must not be told as "no such layer".
     fn part<T>(&self, outcome: Result<T>) -> Result<T> {
         let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP].contains(&e.errno());
@@ -246,6 +255,17 @@ impl Layer {
             Err(e) if fs::is_absent(&e) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether it has anything that layers have. That one cannot be looked at does not make it something else.
+    fn has_any_part(&self) -> Result<bool> {
+        for part in [DIFF, LINK, LOWER, WORK, MERGED, EMPTY] {
+            match fs::stat_at(&self.dir, part) {
+                Err(e) if fs::is_absent(&e) => {}
+                found => return found.map(|_| true),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether an unpack into the layer did not finish. Marks of an unknown kind stand for one that destroys nothing.
@@ -379,7 +399,7 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
     id.check_free(&RESERVED)?;
     match Layer::find(dir, id) {
         Ok(Some(layer)) => {
-            if [DIFF, LINK, LOWER, WORK, MERGED, EMPTY].iter().any(|part| fs::stat_at(&layer, part).is_ok()) {
+            if layer.has_any_part()? {
                 return Ok(Found::Layer(layer));
             }
             let is_link = fs::stat_at(dir, id)?.kind == FileKind::Symlink;
@@ -388,14 +408,17 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
         Ok(None) => match fs::read_link_at(dir, id) {
             Err(e) if fs::is_absent(&e) => Ok(Found::Nothing(Vacant::Absent)),
             Ok(text) if home.is_remote(Path::new(&text), id) => Ok(Found::Nothing(Vacant::Hollow)),
-            _ => Ok(Found::Foreign),
+            Ok(_) => Ok(Found::Foreign),
+            Err(e) => Err(e),
         },
-        // No directory, and nothing that leads to one.
-        Err(e) => match fs::stat_at(dir, id)?.kind {
-            FileKind::Dir => Err(e),
-            _ => Ok(Found::Foreign),
-        },
+        Err(e) if is_no_directory(&e) => Ok(Found::Foreign),
+        Err(e) => Err(e),
     }
+}
+
+/// A file, or a symlink that leads to none or to itself.
+fn is_no_directory(error: &Error) -> bool {
+    [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&error.errno())
 }
 
 /// The text of the symlink in `l/` of a layer.
@@ -418,8 +441,7 @@ pub(super) fn each_layer(home: &OwnedFd, mut each: impl FnMut(&LayerId, Result<L
         match Layer::find(home, &id) {
             Ok(Some(layer)) => each(&id, Ok(layer)),
             Ok(None) => Ok(()),
-            // A file, or a symlink that leads to none or to itself.
-            Err(e) if [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&e.errno()) => Ok(()),
+            Err(e) if is_no_directory(&e) => Ok(()),
             Err(e) => each(&id, Err(e)),
         }
     })

@@ -27,7 +27,7 @@ impl Shared {
     /// # Errors
     /// [`Kind::Exists`], with the reason why it is none.
     pub(super) fn leftover(&self, home: &OwnedFd, layer: &Layer) -> Result<Leftover> {
-        let proven = |why| Ok(Leftover { link: layer.link().ok(), why });
+        let proven = |why| Ok(Leftover { link: layer.known_link()?, why });
         let taken = |why: &str| {
             // Now the caller knows that it is there.
             self.lease.tell(&layer.id);
@@ -53,7 +53,11 @@ impl Shared {
         if lacks_parts(layer)? && holds_nothing(layer)? {
             return proven("it was never made whole");
         }
-        if let Some(other) = children.unreadable {
+        if let Some((other, why)) = children.unreadable {
+            // What another time may tell is no reason for good.
+            if why.kind() != Kind::Corrupt {
+                return Err(why.context("look for layers on top of it"));
+            }
             return taken(&format!("layer '{other}' may be stacked upon, whose list of parents cannot be read"));
         }
         match self.may_be_written(layer)? {
@@ -87,7 +91,8 @@ pub(super) fn children(home: &OwnedFd, layer: &Layer) -> Result<Children> {
                     children.lowers.get_or_insert_with(|| Lowers(lowers.0[at + 1..].to_vec()));
                 }
             }
-            Ok(None) | Err(_) => drop(children.unreadable.get_or_insert_with(|| id.clone())),
+            Ok(None) => children.cannot_be_read(id, Error::new(Kind::Corrupt, "it tells no parents")),
+            Err(e) => children.cannot_be_read(id, e),
         }
         Ok(())
     })?;
@@ -99,13 +104,27 @@ pub(super) fn children(home: &OwnedFd, layer: &Layer) -> Result<Children> {
 pub(super) struct Children {
     /// If it has children: its lowers, as one of them has them.
     pub(super) lowers: Option<Lowers>,
-    /// A layer that may be a child or not: what it is stacked upon cannot be read.
-    pub(super) unreadable: Option<LayerId>,
+    /// A layer that may be a child or not: what it is stacked upon cannot be read, and why. A reason that may pass counts for more than
+    /// damage.
+    pub(super) unreadable: Option<(LayerId, Error)>,
+}
+
+impl Children {
+    fn cannot_be_read(&mut self, id: &LayerId, why: Error) {
+        if self.unreadable.as_ref().is_none_or(|(_, known)| known.kind() == Kind::Corrupt) {
+            self.unreadable = Some((id.clone(), why));
+        }
+    }
 }
 
 /// Whether a part is missing that every layer has from the moment it gets its name.
 fn lacks_parts(layer: &Layer) -> Result<bool> {
-    let mut whole = layer.link().is_ok() && (fs::stat_at(layer, LOWER).is_ok() || layer.has_dir(EMPTY)?);
+    let tells_lowers = match fs::stat_at(layer, LOWER) {
+        Ok(_) => true,
+        Err(e) if fs::is_absent(&e) => layer.has_dir(EMPTY)?,
+        Err(e) => return Err(e),
+    };
+    let mut whole = tells_lowers && layer.known_link()?.is_some();
     for part in [DIFF, WORK, MERGED] {
         whole = whole && layer.has_dir(part)?;
     }

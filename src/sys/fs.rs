@@ -70,7 +70,8 @@ pub fn open_dir_at_follow(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<Own
 pub fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> Result<()> {
     let name = name.as_ref();
     named(nix::sys::stat::mkdirat(&dir, name, Mode::from_bits_truncate(mode)), "mkdir", name)?;
-    chmod_at(dir, name, mode)
+    // With another mode it is not what was asked for, and its maker's undoing does not know of it yet.
+    chmod_at(&dir, name, mode).map_err(|e| remove_dir_at(&dir, name).err().into_iter().fold(e, Error::and_also))
 }
 
 /// Sets the mode of `name`; follows a symlink (the kernel has no other way before 6.6).
