@@ -236,7 +236,7 @@ impl Shared {
             Access::ReadOnly if options.storage_opt.is_empty() => Ok(Limits::default()),
             Access::ReadOnly => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
             Access::ReadWrite if options.storage_opt.is_empty() && self.options.limits.is_none() => Ok(Limits::default()),
-            Access::ReadWrite => match self.why_unlimited() {
+            Access::ReadWrite => match self.why_unlimited()? {
                 None => quota::limits(&mut options.storage_opt, self.options.limits),
                 Some(why) => {
                     let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";

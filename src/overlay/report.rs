@@ -4,6 +4,7 @@ use super::Shared;
 use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
 use super::repair::lowers_of;
 use crate::driver::{Metadatum, Status, Usage};
+use crate::error::errno::EPERM;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -83,9 +84,11 @@ impl Shared {
     /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment. Most hosts never
     /// want that: what is missing is told as a fact, not as a fault. That d_type works was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let quota = self
-            .why_unlimited()
-            .map_or_else(|| "true".to_owned(), |why| format!("false (needed for size limits only: {why})"));
+        let quota = match self.why_unlimited() {
+            Ok(None) => "true".to_owned(),
+            Ok(Some(why)) => format!("false (needed for size limits only: {why})"),
+            Err(e) => format!("unknown: {e}"),
+        };
         let mut text =
             format!("Backing Filesystem: {}\nSupports d_type: true\nSupports project quota: {quota}\n", self.backing_fs);
         let read_only = self.home.open().and_then(fs::is_read_only).unwrap_or(self.read_only);
@@ -96,11 +99,18 @@ impl Shared {
     }
 
     /// Why layers cannot be limited at this moment, if they cannot.
-    pub(super) fn why_unlimited(&self) -> Option<String> {
+    ///
+    /// # Errors
+    /// That cannot be found out now.
+    pub(super) fn why_unlimited(&self) -> Result<Option<String>> {
         let enforced = |quota: &Control| quota.check_enforced(self.home.open()?.as_fd());
         match &self.quota {
-            Ok(quota) => enforced(quota).err().map(|why| why.to_string()),
-            Err(why) => Some(why.to_string()),
+            Ok(quota) => match enforced(quota) {
+                Ok(()) => Ok(None),
+                Err(why) if why.kind() == Kind::Unsupported || why.errno() == EPERM => Ok(Some(why.to_string())),
+                Err(e) => Err(e), // it tells nothing about the filesystem
+            },
+            Err(why) => Ok(Some(why.to_string())),
         }
     }
 }
