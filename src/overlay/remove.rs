@@ -4,6 +4,7 @@ use super::Shared;
 use super::layout::{Found, Layer, MERGED, TRASH, Unfinished, Vacant, each_layer, find, is_temporary, random_name};
 use super::leftover::children;
 use crate::driver::Access;
+use crate::error::errno::{ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::{Mode, lock};
@@ -93,25 +94,31 @@ impl Shared {
     }
 
     /// Deletes an entry of home with all that is in it; one that is not there is a success. Its limit is cleared when only the
-    /// directory itself is left: from then on nothing can be written, and a crash before leaves the directory to tell the next start
-    /// which limit that was.
+    /// directory itself is left: from then on nothing can be written, and as long as that has not been done the directory stays, to
+    /// tell which limit it was.
     pub(super) fn delete(&self, home: &OwnedFd, name: &OsStr, stop: &dyn Fn() -> bool) -> Result<()> {
         // The probe of older kernels mounts there for a moment.
         mount::umount_detach(&self.home.real.join(name).join(MERGED))?;
-        let quota = self.quota.as_ref().ok();
-        if let Some((quota, dir)) = quota.and_then(|quota| Some((quota, fs::open_dir_at(home, name).ok()?))) {
-            let cleared = quota
-                .reclaim(home.as_fd(), dir.as_fd())
-                .and_then(|()| tree::empty_unless(dir.as_fd(), stop))
-                .and_then(|()| quota.clear(home.as_fd(), dir.as_fd()));
-            if let Err(e) = cleared {
-                log::warn!("the limit of '{}', which is being deleted, is not cleared: {e}", fs::shown(name));
-            }
-        }
+        let what = || format!("delete '{}'", fs::shown(self.home.path.join(name)));
+        self.clear_limit(home, name, stop).context(what)?;
         match tree::remove_unless(home.as_fd(), name, stop) {
             Err(e) if fs::is_absent(&e) => Ok(()),
-            outcome => outcome.context(|| format!("delete '{}'", fs::shown(self.home.path.join(name)))),
+            outcome => outcome.context(what),
         }
+    }
+
+    /// Empties a directory of home that may have a limit, and takes that away.
+    fn clear_limit(&self, home: &OwnedFd, name: &OsStr, stop: &dyn Fn() -> bool) -> Result<()> {
+        let Ok(quota) = &self.quota else { return Ok(()) };
+        let dir = match fs::open_dir_at(home, name) {
+            Ok(dir) => dir,
+            // What is no directory has none.
+            Err(e) if [ENOENT, ENOTDIR, ELOOP].contains(&e.errno()) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        quota.reclaim(home.as_fd(), dir.as_fd())?;
+        tree::empty_unless(dir.as_fd(), stop)?;
+        quota.clear(home.as_fd(), dir.as_fd()).context(|| "clear its limit")
     }
 
     /// The names of what is half made or half deleted, and of no operation under way.
