@@ -19,7 +19,7 @@ use crate::locks::Locks;
 use crate::log;
 use crate::sys::dm::Settle;
 use crate::sys::fs::{self, FileKind};
-use crate::sys::{dm, dm_event, mount};
+use crate::sys::{dm, dm_event, dm_node, mount};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -169,6 +169,7 @@ fn tidy(devices: &Devices, contents: &Contents, points: &Points) -> Result<()> {
     tidy_files(devices, contents);
     unmount_unfinished(devices, points)?;
     deactivate_unused(devices)?;
+    sweep_nodes(devices);
     condemn(devices);
     sweep_mount_points(devices, points)
 }
@@ -244,6 +245,16 @@ fn unmount_unfinished(devices: &Devices, points: &Points) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A process may have died between a device and its node.
+fn sweep_nodes(devices: &Devices) {
+    let swept = devices.kernel.names().and_then(|active| {
+        dm_node::sweep(|name| devices.names.is_ours(name) && !active.iter().any(|device| device == name))
+    });
+    if let Err(e) = swept {
+        log::warn!("devicemapper: nodes of devices that are no more stay: {e}");
+    }
 }
 
 /// What is active without being used goes away.

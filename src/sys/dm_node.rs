@@ -35,3 +35,18 @@ pub fn forget(name: &str) -> Result<()> {
     }
     remove_dangling(fs::open_dir(Path::new(DIR))?, name)
 }
+
+/// Removes the nodes whose names say that no device has them any more, where no udev does it: a process died between a device and
+/// its node.
+pub fn sweep(is_stale: impl Fn(&str) -> bool) -> Result<()> {
+    if dm_event::udev_runs() {
+        return Ok(());
+    }
+    let dir = fs::open_dir(Path::new(DIR))?;
+    let mut stale = Vec::new();
+    fs::each_entry(&dir, |entry| {
+        stale.extend(entry.name.to_str().filter(|name| is_stale(name)).map(str::to_owned));
+        Ok(())
+    })?;
+    stale.iter().try_for_each(|name| remove_dangling(&dir, name))
+}
