@@ -49,6 +49,44 @@ fn root_before_linux_5_8_without_mount_attributes_in_statx() {
     run_all();
 }
 
+/// All that is left out above and below by itself.
+const NEWER: [libc::c_long; 10] = [
+    libc::SYS_openat2,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_statx,
+    libc::SYS_fchmodat2,
+    libc::SYS_mount_setattr,
+    libc::SYS_renameat2,
+];
+
+#[test]
+fn root_without_fchmodat2() {
+    without(&[libc::SYS_fchmodat2]);
+    run_all();
+}
+
+#[test]
+fn root_without_renameat2() {
+    without(&[libc::SYS_renameat2]);
+    run_all();
+}
+
+#[test]
+fn root_without_openat2() {
+    without(&[libc::SYS_openat2]);
+    run_all();
+}
+
+#[test]
+fn root_without_any_of_them() {
+    without(&NEWER);
+    run_all();
+}
+
 /// Before Linux 6.8 a chain must fit into one page of options; past that, names relative to home are used, and past those the
 /// chain is refused when it is made and not when a container is to start.
 #[test]

@@ -6,13 +6,13 @@ mod common;
 
 use common::overlay::{QUICK, victim};
 use common::subject::{C, Rust, Subject};
-use common::{Store, Tar, eventually, mounts_below, names, run};
+use common::{Store, Tar, mounts_below, names, run};
 use graphdriver::capi;
 use nix::errno::Errno;
 use std::ffi::{CStr, c_char, c_void};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -273,68 +273,6 @@ fn root_cleanup_in_the_log_callback_is_refused_and_does_not_hang() {
     unsafe { capi::graphdriver_set_log_callback(None, std::ptr::null_mut()) };
     assert!(WARNINGS.load(Ordering::Relaxed) > 0);
     c.cleanup().unwrap();
-}
-
-/// Runs the victim and kills it at its `nth` call of `syscall`; false if it did not get that far.
-fn killed_at(root: &Path, syscall: &str, nth: usize) -> bool {
-    use std::os::unix::process::ExitStatusExt;
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={syscall}")]);
-    command.args(["-e", &format!("inject={syscall}:signal=SIGKILL:when={nth}")]);
-    let output = command.arg(victim()).arg(root).args(["create_rw new a", "remove old"]).output().unwrap();
-    let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
-    assert!(killed || output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    killed
-}
-
-/// The process is killed at every call of every kind that changes the disk. After a restart each layer is whole or gone, no layer
-/// that was not touched has changed, and nothing half made is left.
-#[test]
-fn root_killed_anywhere_a_layer_is_whole_or_gone() {
-    let store = Store::new();
-    let mut kills = 0;
-    for syscall in
-        ["mkdirat", "symlinkat", "openat", "fsetxattr", "write", "fsync", "renameat", "renameat2", "unlinkat", "mknodat"]
-    {
-        for nth in 1.. {
-            let root = store.root().join(format!("{syscall}{nth}"));
-            {
-                let subject = Rust::default();
-                subject.init("overlay", &root, QUICK).unwrap();
-                for (id, parent) in [("a", None), ("old", Some("a"))] {
-                    subject.create_ro(id, parent).unwrap();
-                    subject.apply(id, &Tar::new().file(id, "x").done()).unwrap();
-                }
-                subject.cleanup().unwrap();
-            }
-            // Calls of the program's start come first; kills there prove nothing but do no harm.
-            let killed = killed_at(&root, syscall, nth);
-            let subject = Rust::default();
-            subject.init("overlay", &root, QUICK).unwrap();
-            let home = root.join("overlay");
-            assert!(subject.exists("a"), "{syscall} {nth}");
-            for (id, content) in [("new", vec!["a"]), ("old", vec!["a", "old"])] {
-                if home.join(id).exists() {
-                    assert!(subject.exists(id), "{syscall} {nth}: half of '{id}'");
-                    assert_eq!(names(&subject.mount(id, &[]).unwrap()), content, "{syscall} {nth}");
-                    subject.umount(id).unwrap();
-                } else {
-                    assert!(!subject.exists(id));
-                }
-            }
-            let layers = names(&home).iter().filter(|name| ["a", "new", "old"].contains(&name.as_str())).count();
-            eventually(&format!("{syscall} {nth}: nothing is left half made or half deleted"), || {
-                names(&home).iter().all(|name| !name.starts_with('.')) && names(&home.join("l")).len() == layers
-            });
-            subject.cleanup().unwrap();
-            fs::remove_dir_all(&root).unwrap();
-            kills += usize::from(killed);
-            if !killed {
-                break;
-            }
-        }
-    }
-    assert!(kills > 60, "{kills} kills");
 }
 
 /// Durability is on by default: a create syncs its small files before the rename, home after it, and nothing else; an unpack

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::overlay::{QUICK, fill, one, shows, victim};
+use common::overlay::{QUICK, fill, one, shows};
 use common::process::Process;
 use common::subject::{Rust, Subject};
 use common::{Store, Tar, eventually, names, run};
@@ -368,39 +368,4 @@ fn root_the_worker_is_there_while_there_is_work_and_takes_no_signals() {
             daemon.end();
         }
     });
-}
-
-/// A crash at any step of the worker costs nothing: whatever call it is killed in, the next start goes on.
-#[test]
-fn root_the_worker_may_be_killed_anywhere() {
-    on_each(|store| {
-        let before = started(store, "rust");
-        fill(&before, "keep", None, one("f"));
-        before.end();
-        for nth in [1, 2, 7, 30, 200] {
-            with_a_leftover(store, nth);
-            let mut command = Command::new("strace");
-            command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=unlinkat"]);
-            command.args(["-e", &format!("inject=unlinkat:signal=SIGKILL:when={nth}")]);
-            // An operation that comes after the start; the worker is killed at its call, and all with it.
-            let output = command.arg(victim()).arg(store.root()).args(["create_ro x", "remove x"]).output().unwrap();
-            let home = home(store);
-            assert!(home.join("keep/diff/f").exists(), "{nth}: {output:?}");
-            let daemon = started(store, "rust");
-            eventually("the leftover is deleted", || trash(store).is_empty());
-            eventually("links are swept", || names(&home.join("l")).len() == names(&home).len() - 2);
-            assert_eq!(shows(&daemon, "keep"), ["f"], "{nth}");
-            daemon.remove("x").unwrap();
-            daemon.end();
-        }
-    });
-}
-
-fn with_a_leftover(store: &Store, number: usize) {
-    let left = home(store).join(format!(".trash-{number:026}"));
-    for dir in 0..20 {
-        let dir = left.join(format!("diff/{dir}"));
-        fs::create_dir_all(&dir).unwrap();
-        (0..20).for_each(|file| fs::write(dir.join(file.to_string()), "x").unwrap());
-    }
 }

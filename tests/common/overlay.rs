@@ -155,11 +155,6 @@ pub struct Faulted {
     pub calls: String,
 }
 
-/// Runs the victim and lets its `nth` call of `syscall` fail with `errno`.
-pub fn victim_with_fault(root: &Path, operations: &[&str], syscall: &str, errno: &str, nth: usize) -> Faulted {
-    victim_with_faults(root, operations, syscall, &[&format!("{syscall}:error={errno}:when={nth}")])
-}
-
 /// Runs the victim, traces these system calls of it, and does to them what strace is to inject.
 pub fn victim_with_faults(root: &Path, operations: &[&str], syscalls: &str, faults: &[&str]) -> Faulted {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

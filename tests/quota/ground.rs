@@ -33,6 +33,7 @@ pub const XFS: Kind =
 pub const BLOCK: u64 = 4096;
 pub const QUICK: &str = "overlay2.sync=none";
 
+#[allow(unused_macros)]
 macro_rules! on_both {
     ($($test:ident)+) => {
         mod ext4 { $(#[test] fn $test() { super::$test(&crate::ground::EXT4) })+ }
@@ -40,6 +41,7 @@ macro_rules! on_both {
     };
 }
 
+#[allow(unused_imports)]
 pub(crate) use on_both;
 
 /// A name of the driver's for something half made (`stage`) or half deleted (`trash`).

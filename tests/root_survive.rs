@@ -1,0 +1,52 @@
+//! overlay2 killed, failing and interleaved at every step. See `tests/survive/mod.rs`; `docs/reliability.md` has the numbers.
+
+mod common;
+mod survive;
+
+use common::Store;
+use survive::ground::Ground;
+use survive::operations::{OPERATIONS, OVERLAY, Operation};
+use survive::report::Report;
+use survive::{Extent, crash, fault, pairs};
+
+fn ground(store: &Store) -> Ground {
+    Ground { driver: "overlay2", root: store.root(), options: Vec::new(), step: 1, leaks: |_| Vec::new() }
+}
+
+fn all() -> Vec<&'static Operation> {
+    OPERATIONS.iter().chain(OVERLAY).collect()
+}
+
+#[test]
+fn root_killed_at_every_step() {
+    let store = Store::in_memory();
+    let mut report = Report::new("crash, overlay2");
+    crash::each_step(&ground(&store), &all(), Extent::wanted(), &mut report);
+    report.end(300);
+}
+
+#[test]
+fn root_every_call_fails() {
+    let store = Store::in_memory();
+    let mut report = Report::new("fault, overlay2");
+    fault::each_call(&ground(&store), &all(), Extent::wanted(), &mut report);
+    report.end(800);
+}
+
+#[test]
+fn root_operations_meet() {
+    let store = Store::in_memory();
+    let mut report = Report::new("pairs, overlay2");
+    for meeting in pairs::MEETINGS {
+        pairs::each(&ground(&store), meeting, Extent::wanted(), &mut report);
+    }
+    report.end(200);
+}
+
+#[test]
+fn root_without_each_capability() {
+    let store = Store::in_memory();
+    let mut report = Report::new("capabilities, overlay2");
+    fault::each_capability(&ground(&store), &all(), &mut report);
+    report.end(250);
+}
