@@ -105,8 +105,9 @@ fn root_a_create_without_descriptors_does_not_take_a_parent_for_a_leftover() {
         limit_descriptors(&process, "1024");
         let failure = outcome.expect_err("the image has a container");
         match Errno::from_raw(failure.errno) {
+            Errno::EMFILE if failure.text.contains("look for layers on top of it") => unreadable += 1,
             Errno::EMFILE => exhausted += 1,
-            Errno::EEXIST => unreadable += usize::from(failure.text.contains("cannot be read")),
+            Errno::EEXIST => {}
             _ => panic!("{room} descriptors: {failure:?}"),
         }
         assert_eq!(names(&store.root().join("overlay/image/diff")), ["precious"], "{room} descriptors: {failure:?}");

@@ -95,7 +95,9 @@ fn judge(
     found: &mut Vec<String>,
 ) {
     let is_error = outcome["errno"] != 0;
-    let may_stay = operation.takes_back || operation.also.iter().any(|(_, state)| *state == "refused");
+    // A snapshot of devicemapper cannot be emptied again.
+    let stays_marked = |state: &str| state == "refused" || ground.driver == "devicemapper";
+    let may_stay = operation.takes_back || operation.also.iter().any(|(_, state)| stays_marked(state));
     if is_error && !errors.iter().any(|&errno| names(outcome, errno)) {
         found.push(format!("the error does not name the cause: {outcome}"));
     }
