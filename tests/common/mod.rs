@@ -53,7 +53,7 @@ impl Store {
         let dir = Store::dir();
         std::fs::create_dir_all(dir.join("mnt")).unwrap();
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=512M", "tmpfs"]).arg(dir.join("mnt")));
-        Store { dir }
+        Store { dir, is_damaged: AtomicBool::new(false) }
     }
 
     fn dir() -> PathBuf {
