@@ -3,7 +3,7 @@
 use super::Shared;
 use super::layout::{Home, LINKS};
 use super::options::Options;
-use super::probe::{self, Stacking};
+use super::probe::{self, Probed};
 use crate::backing;
 use crate::error::errno::{EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// A home that is ready for use.
 pub(super) struct Prepared {
     pub(super) home: Home,
-    pub(super) stacking: Stacking,
+    pub(super) probed: Probed,
     pub(super) backing_fs: String,
     pub(super) read_only: bool,
     pub(super) quota: Result<Control>,
@@ -49,10 +49,13 @@ pub(super) fn prepare(path: &Path, options: &Options) -> Result<Prepared> {
         settle_limits(&dir, quota)?;
     }
     probe::check_d_type(&dir)?;
-    let stacking = probe::probe(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
+    let mut probed = probe::probe(&home, &dir).context(|| format!("overlay on {backing_fs}"))?;
+    if read_only {
+        probed.remains.clear(); // there is no worker
+    }
     // Last, so that a start that fails leaves no mount behind.
     let bind = if options.skip_mount_home { None } else { make_private(&home.real)? };
-    Ok(Prepared { home, stacking, backing_fs, read_only, quota, bind })
+    Ok(Prepared { home, probed, backing_fs, read_only, quota, bind })
 }
 
 /// Refuses a path that cannot be home. Overlayfs separates paths with `:` and options with `,`, and unescapes `\`: such a home would mount something else.

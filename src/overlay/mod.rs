@@ -42,6 +42,7 @@ use probe::Stacking;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -60,6 +61,8 @@ struct Shared {
     home: Home,
     options: Options,
     stacking: Stacking,
+    /// Of the probe, for the worker to close.
+    remains: Mutex<Vec<OwnedFd>>,
     backing_fs: String,
     /// Home can only be read.
     read_only: bool,
@@ -91,7 +94,8 @@ pub fn open(name: &str, home: &Path, options: &[&str], lease: Arc<Lease>) -> Res
         name: name.to_owned(),
         home: home.home,
         options,
-        stacking: home.stacking,
+        stacking: home.probed.stacking,
+        remains: Mutex::new(home.probed.remains),
         backing_fs: home.backing_fs,
         read_only: home.read_only,
         quota: home.quota,

@@ -24,6 +24,19 @@ pub(super) enum Stacking {
     OptionString,
 }
 
+/// What was found out, and what is left of trying: filesystems that only these descriptors refer to. To close one is to wait for a
+/// grace period of the kernel, which is for somebody to do for whom nobody waits.
+pub(super) struct Probed {
+    pub(super) stacking: Stacking,
+    pub(super) remains: Vec<OwnedFd>,
+}
+
+impl Probed {
+    fn classic() -> Probed {
+        Probed { stacking: Stacking::OptionString, remains: Vec::new() }
+    }
+}
+
 /// Most lowers that overlayfs stacks: `OVL_MAX_STACK` of `fs/overlayfs/params.h`.
 pub(super) const MAX_LOWERS: usize = 500;
 
@@ -43,7 +56,7 @@ pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
 
 /// Finds out how deep the kernel can stack and, on a store without layers, whether an overlay can be made on the filesystem of home
 /// at all. A store that has layers has shown that, and may be full. Nothing is attached to the mount tree.
-pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
+pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Probed> {
     let has_layers = match fs::open_dir_at(dir, LINKS) {
         Err(e) if fs::is_absent(&e) => false,
         links => !fs::is_empty_dir(links?)?,
@@ -60,48 +73,53 @@ pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
 }
 
 /// Tries it on the store.
-fn probe_home(home: &Home, dir: &OwnedFd) -> Result<Stacking> {
+fn probe_home(home: &Home, dir: &OwnedFd) -> Result<Probed> {
     let stage = format!("{STAGE}{}", random_name()?);
     undo::all_or_nothing(|undo| {
         fs::make_dir_at(dir, &stage, 0o700)?;
         undo.with(|| tree::remove(dir.as_fd(), OsStr::new(&stage)));
-        let stacking = try_home(home, dir, &stage)
+        let probed = try_home(home, dir, &stage)
             .map_err(|e| e.hint("the kernel needs overlayfs, and the filesystem must be one it takes as upper layer"))?;
         if let Err(e) = tree::remove(dir.as_fd(), OsStr::new(&stage)) {
             log::warn!("the probe's directory cannot be deleted: {e}");
         }
-        Ok(stacking)
+        Ok(probed)
     })
 }
 
-fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Stacking> {
+fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Probed> {
     let inside = fs::open_dir_at(dir, stage)?;
     make_parts(&inside)?;
     let base = super::mount::base_for(home, dir, stage.len() + "/merged".len()).join(stage);
-    if takes_one_by_one(&base) { Ok(Stacking::OneByOne) } else { try_mount(home, stage) }
+    match one_by_one(&base) {
+        Some(overlay) => Ok(Probed { stacking: Stacking::OneByOne, remains: vec![overlay] }),
+        None => try_mount(home, stage).map(|()| Probed::classic()),
+    }
 }
 
 /// Tries it on a filesystem in memory that is mounted nowhere.
-fn probe_kernel() -> Result<Stacking> {
+fn probe_kernel() -> Result<Probed> {
     let memory = match newmount::Context::open("tmpfs") {
-        Err(e) if e.kind() == Kind::Unsupported => return Ok(Stacking::OptionString), // before Linux 5.2
+        Err(e) if e.kind() == Kind::Unsupported => return Ok(Probed::classic()), // before Linux 5.2
         opened => opened?,
     };
     memory.create()?;
     let mounted = memory.mount(0)?;
     make_parts(&mounted)?;
     let base = format!("/proc/thread-self/fd/{}", mounted.as_raw_fd());
-    Ok(if takes_one_by_one(Path::new(&base)) { Stacking::OneByOne } else { Stacking::OptionString })
+    let overlay = one_by_one(Path::new(&base));
+    let stacking = if overlay.is_some() { Stacking::OneByOne } else { Stacking::OptionString };
+    Ok(Probed { stacking, remains: overlay.into_iter().chain([mounted, memory.into()]).collect() })
 }
 
 fn make_parts(dir: &OwnedFd) -> Result<()> {
     ["lower", "upper", "work", "merged"].iter().try_for_each(|name| fs::make_dir_at(dir, name, 0o700))
 }
 
-/// Whether an overlay can be configured of the parts in `base` with each lower on its own.
-fn takes_one_by_one(base: &Path) -> bool {
+/// An overlay of the parts in `base`, with each lower on its own, if the kernel can be told so.
+fn one_by_one(base: &Path) -> Option<OwnedFd> {
     let part = |name: &str| base.join(name).into_os_string();
-    let Ok(context) = newmount::Context::open("overlay") else { return false };
+    let context = newmount::Context::open("overlay").ok()?;
     // A kernel that does not know the first option says so at once; before Linux 6.5 only at the end, as overlayfs does not
     // look at its options until then.
     let made = context
@@ -109,11 +127,11 @@ fn takes_one_by_one(base: &Path) -> bool {
         .and_then(|()| context.string("upperdir", part("upper")))
         .and_then(|()| context.string("workdir", part("work")))
         .and_then(|()| context.create());
-    made.is_ok()
+    made.is_ok().then(|| context.into())
 }
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.
-fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
+fn try_mount(home: &Home, stage: &str) -> Result<()> {
     let base = home.real.join(stage);
     let mut data = std::ffi::OsString::new();
     for (key, name) in [("lowerdir=", "lower"), (",upperdir=", "upper"), (",workdir=", "work")] {
@@ -128,6 +146,5 @@ fn try_mount(home: &Home, stage: &str) -> Result<Stacking> {
     // A kernel without overlayfs, or a filesystem that it does not take: no argument of the caller's is invalid.
     let refused = |e: Error| if [ENODEV, EINVAL].contains(&e.errno()) { e.with_kind(Kind::Unsupported) } else { e };
     mounted.map_err(refused)?;
-    mount::umount_detach(&target)?;
-    Ok(Stacking::OptionString)
+    mount::umount_detach(&target).map(drop)
 }

@@ -192,6 +192,16 @@ impl Shared {
 
 impl Chores for Shared {
     fn round(&self, stop: &dyn Fn() -> bool) -> bool {
+        let left = self.delete_leftovers(stop);
+        // After what somebody may come upon: it can take long.
+        lock(&self.remains).clear();
+        left
+    }
+}
+
+impl Shared {
+    /// Deletes what can be deleted now; whether something is left.
+    fn delete_leftovers(&self, stop: &dyn Fn() -> bool) -> bool {
         let home = match self.home.open() {
             Ok(home) => home,
             Err(e) => {

@@ -99,6 +99,12 @@ impl Context {
     }
 }
 
+impl From<Context> for OwnedFd {
+    fn from(context: Context) -> OwnedFd {
+        context.0
+    }
+}
+
 /// Attaches a mount to the directory `name` of `dir`, following no symlink at its end.
 pub fn attach(mount: BorrowedFd<'_>, dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<()> {
     let (name, empty) = (name.as_ref(), c"");
