@@ -42,12 +42,8 @@ pub(super) const MAX_LOWERS: usize = 500;
 
 /// Overlayfs shows whiteouts as files where directories do not tell the kind of their entries (XFS made with `ftype=0`).
 pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
-    let mut told = true;
-    fs::each_entry(home, |entry| {
-        told &= entry.name != LINKS || entry.kind.is_some();
-        Ok(())
-    })?;
-    if told {
+    // They all do or none does, so that one entry tells, of however many.
+    if fs::any_entry(home)?.is_none_or(|entry| entry.kind.is_some()) {
         return Ok(());
     }
     let what = "the filesystem does not support d_type: its directories do not tell the type of their entries";

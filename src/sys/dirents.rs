@@ -62,6 +62,36 @@ pub fn first(bytes: &[u8]) -> Option<Record<'_>> {
     Some(Record { name, kind, inode, next, length })
 }
 
+/// The first name from the descriptor's position on that is not `.` or `..`, with one call where the directory is not empty.
+pub fn one_from_here(dir: impl AsFd) -> Result<Option<Entry>> {
+    /// Enough for the record of the longest name after those two.
+    const SMALL: usize = 512;
+    let mut buffer = [0_u8; SMALL];
+    loop {
+        let got = fill(&dir, &mut buffer)?;
+        if got == 0 {
+            return Ok(None);
+        }
+        let mut rest = &buffer[..got];
+        while let Some(record) = first(rest) {
+            if !is_dots(&record) {
+                return Ok(Some(record.into()));
+            }
+            rest = &rest[record.length..];
+        }
+    }
+}
+
+fn is_dots(record: &Record<'_>) -> bool {
+    record.name == "." || record.name == ".."
+}
+
+impl From<Record<'_>> for Entry {
+    fn from(record: Record<'_>) -> Entry {
+        Entry { name: record.name.to_owned(), kind: record.kind }
+    }
+}
+
 /// Calls `each` for every name from the descriptor's position on, but not for `.` and `..`.
 pub fn each_from_here(dir: impl AsFd, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     let mut buffer = vec![0_u8; BUFFER];
@@ -73,8 +103,8 @@ pub fn each_from_here(dir: impl AsFd, mut each: impl FnMut(Entry) -> Result<()>)
         }
         while let Some(record) = first(rest) {
             rest = &rest[record.length..];
-            if record.name != "." && record.name != ".." {
-                each(Entry { name: record.name.to_owned(), kind: record.kind })?;
+            if !is_dots(&record) {
+                each(record.into())?;
             }
         }
     }

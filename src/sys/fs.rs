@@ -284,12 +284,21 @@ pub struct Entry {
     pub kind: Option<FileKind>,
 }
 
+/// A name in a directory, whichever comes first, but not `.` or `..`; `None` if there is none. Takes as long for a large directory
+/// as for a small one.
+pub fn any_entry(dir: impl AsFd) -> Result<Option<Entry>> {
+    dirents::one_from_here(own_position(dir)?)
+}
+
 /// Calls `each` for every name in a directory but `.` and `..`, in no particular order.
 pub fn each_entry(dir: impl AsFd, each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-    // A descriptor of its own: reading moves the position of the open file, which `dir` must keep.
+    dirents::each_from_here(own_position(dir)?, each)
+}
+
+/// A descriptor of one's own: reading moves the position of the open file, which `dir` must keep.
+fn own_position(dir: impl AsFd) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let own = check(nix::fcntl::openat(dir, ".", flags, Mode::empty()), || "list directory")?;
-    dirents::each_from_here(own, each)
+    check(nix::fcntl::openat(dir, ".", flags, Mode::empty()), || "list directory")
 }
 
 /// Forces a file or directory to disk. `name` is for the error text.
@@ -324,12 +333,7 @@ pub fn make_nowhere(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedFd> 
 
 /// Whether an open directory has no entries.
 pub fn is_empty_dir(dir: impl AsFd) -> Result<bool> {
-    let mut empty = true;
-    each_entry(dir, |_| {
-        empty = false;
-        Ok(())
-    })?;
-    Ok(empty)
+    Ok(any_entry(dir)?.is_none())
 }
 
 /// Whether the filesystem that holds `fd`, or the mount it was opened through, can only be read (`statvfs(3)`).
