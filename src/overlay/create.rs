@@ -13,7 +13,7 @@ use crate::locks::{Held, Mode};
 use crate::log;
 use crate::quota::{self, Limits};
 use crate::room;
-use crate::sys::{fs, rename};
+use crate::sys::{fs, place, rename};
 use crate::undo::{self, Undo};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -204,12 +204,19 @@ impl Shared {
         }
         self.give_to_containers(dir, ".")?;
         set_access(dir, plan.access)?;
+        let durable = self.options.durable;
+        let link_file = fs::made_at(dir, LINK, link.as_str().as_bytes(), 0o644)?;
+        if durable {
+            // Filesystems give a file its place when they write it back: so `lower` and this get theirs in one commit of the journal.
+            // One that cannot be told to begin does it below.
+            let _ = place::start_write_back(&link_file, 0, 0);
+        }
         if plan.lowers.0.is_empty() {
             fs::make_dir_at(dir, EMPTY, 0o700)?;
         } else {
-            fs::write_new_at(dir, LOWER, plan.lowers.to_text().as_bytes(), 0o644, self.options.durable)?;
+            fs::write_new_at(dir, LOWER, plan.lowers.to_text().as_bytes(), 0o644, durable)?;
         }
-        fs::write_new_at(dir, LINK, link.as_str().as_bytes(), 0o644, self.options.durable)
+        if durable { fs::fsync(link_file, LINK) } else { Ok(()) }
     }
 
     /// Makes what was renamed in home outlast a power cut. On filesystems with a journal, all that was made before comes with it.

@@ -90,6 +90,13 @@ pub fn chown_at(dir: impl AsFd, name: impl AsRef<OsStr>, uid: u32, gid: u32) -> 
 
 /// Makes the regular file `name`, which must not exist, with this content and exactly this mode; `sync` forces it to disk.
 pub fn write_new_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mode: u32, sync: bool) -> Result<()> {
+    let name = name.as_ref();
+    let file = made_at(dir, name, content, mode)?;
+    if sync { fsync(file, name) } else { Ok(()) }
+}
+
+/// The same, with the file left open, and not on disk yet.
+pub fn made_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mode: u32) -> Result<OwnedFd> {
     use std::io::Write;
     let name = name.as_ref();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -97,8 +104,9 @@ pub fn write_new_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mod
     let fd = with_stdio_taken(&dir, || named(open(), "create file", name))?;
     named(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(mode)), "chmod", name)?;
     let mut file = std::fs::File::from(fd);
-    let written = file.write_all(content).and_then(|()| if sync { file.sync_all() } else { Ok(()) });
-    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
+    let written = file.write_all(content);
+    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(file.into())
 }
 
 /// Replaces the file `name` by one with this content, in one step: readers see the old or the new, also after a crash when
