@@ -5,6 +5,7 @@ use crate::sys::fs::{c_string, check, shown};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -73,7 +74,12 @@ fn statx(dir: libc::c_int, name: &OsStr, mask: u32) -> Result<Option<libc::statx
 
 /// The mount table of the calling thread's namespace, as the kernel writes it (`proc(5)`, `mountinfo`).
 pub fn table() -> Result<Vec<u8>> {
+    /// The file does not tell its size, and is read by the page where there is room for one.
+    const ROOM: usize = 1 << 16;
     let path = "/proc/thread-self/mountinfo";
-    std::fs::read(path)
-        .map_err(|e| Error::sys(format!("read {path}"), e.raw_os_error().unwrap_or(libc::EIO)).hint("is /proc mounted?"))
+    let mut table = Vec::with_capacity(ROOM);
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut table))
+        .map_err(|e| Error::sys(format!("read {path}"), e.raw_os_error().unwrap_or(libc::EIO)).hint("is /proc mounted?"))?;
+    Ok(table)
 }
