@@ -58,15 +58,15 @@ impl Store {
     pub(super) fn scan(&self) -> Result<Contents> {
         let mut names = Vec::new();
         fs::each_entry(&self.dir, |entry| {
-            names.push(entry.name);
+            names.push((entry.name, entry.kind));
             Ok(())
         })?;
         let mut contents = Contents::default();
-        for name in names {
+        for (name, kind) in names {
             match name.to_str() {
                 Some(SET | TRANSACTION) => {}
                 Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
-                Some(name) if is_device_file(name) => match self.device(name) {
+                Some(name) if is_device_file(name) => match self.device_of(name, kind) {
                     Ok(device) => contents.devices.extend(device),
                     Err(e) => contents.damaged.push((name.to_owned(), e)),
                 },
@@ -104,9 +104,14 @@ impl Store {
 
     /// The file of one device; `None` if there is none.
     pub(super) fn device(&self, name: &str) -> Result<Option<Device>> {
-        let read = match fs::stat_at(&self.dir, name) {
-            Ok(stat) if stat.kind != FileKind::File => Err(Error::new(Kind::Corrupt, "it is no regular file")),
-            _ => self.read(name),
+        self.device_of(name, None)
+    }
+
+    /// The same where it may be known already what kind of file it is.
+    fn device_of(&self, name: &str, known: Option<FileKind>) -> Result<Option<Device>> {
+        let read = match known.or_else(|| fs::stat_at(&self.dir, name).ok().map(|stat| stat.kind)) {
+            Some(FileKind::File) | None => self.read(name),
+            Some(_) => Err(Error::new(Kind::Corrupt, "it is no regular file")),
         };
         let parsed = read.and_then(|content| content.map(|content| Device::parse(name, &content)).transpose());
         let damaged = || format!("metadata file '{name}' is damaged");
