@@ -116,14 +116,35 @@ fn every_dependency_comes_from_crates_io() {
     }
 }
 
+/// What a manifest names. Asks for nothing that would have to be fetched.
+fn direct(manifest: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path", manifest])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let named = packages.iter().flat_map(|package| package["dependencies"].as_array().expect("dependencies"));
+    named.map(|dependency| text(&dependency["name"]).to_owned()).filter(|name| name != env!("CARGO_PKG_NAME")).collect()
+}
+
 #[test]
 fn every_direct_dependency_is_justified_and_none_that_is_gone() {
-    let packages = packages();
-    let own = packages.iter().find(|package| text(&package["name"]) == env!("CARGO_PKG_NAME")).expect("this package");
-    let direct: BTreeSet<&str> =
-        own["dependencies"].as_array().expect("dependencies").iter().map(|dependency| text(&dependency["name"])).collect();
+    let (own, benches) = (direct("Cargo.toml"), direct("benches/Cargo.toml"));
+    assert!(own.contains("libc") && benches.contains("plotters"), "{own:?} {benches:?}");
+    let direct: BTreeSet<String> = own.union(&benches).cloned().collect();
     let document = read("docs/dependencies.md");
-    let justified: BTreeSet<&str> =
-        document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name)).collect();
-    assert_eq!(justified, direct, "left: docs/dependencies.md, right: Cargo.toml");
+    let justified: BTreeSet<String> =
+        document.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned())).collect();
+    assert_eq!(justified, direct, "left: docs/dependencies.md, right: Cargo.toml and benches/Cargo.toml");
+}
+
+#[test]
+fn the_benches_take_from_crates_io_alone_and_give_the_library_nothing() {
+    let (own, benches) = (read("Cargo.lock"), read("benches/Cargo.lock"));
+    let sources: BTreeSet<&str> = benches.lines().filter(|line| line.starts_with("source = ")).collect();
+    assert_eq!(sources, BTreeSet::from(["source = \"registry+https://github.com/rust-lang/crates.io-index\""]));
+    assert!(!own.contains("\"plotters\""));
 }

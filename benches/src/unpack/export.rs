@@ -1,6 +1,8 @@
 //! The way back: a tree exported, beside `tar -c` and `bsdtar -c` with the same compressor, with and without its files in memory.
 
-use super::{Fresh, Measured, choice, report, run, shell};
+use super::{Measured, choice, report, run_command};
+use crate::figures::Figures;
+use crate::ground::{Fresh, Scratch, shell};
 use graphdriver::cancel::Cancel;
 use graphdriver::driver::{Compression, Form};
 use graphdriver::export::{self, How, Source, Tree};
@@ -53,27 +55,33 @@ fn contestants(tree: &Path, format: &str) -> [(&'static str, Vec<String>); 4] {
 }
 
 /// One table: the tree of `archive` on a filesystem, exported in a format.
-pub(crate) fn table(kind: &str, format: &str, filesystem: &str, archive: &Path, scratch: &Path, rounds: usize) {
-    let target = scratch.join("target");
-    let fresh = Fresh::new(filesystem, scratch, &target);
+pub(crate) fn table(
+    figures: &mut Figures,
+    [kind, format, filesystem]: [&str; 3],
+    archive: &Path,
+    scratch: &Scratch,
+    rounds: usize,
+) {
+    let fresh = Fresh::new(filesystem, scratch);
+    let target = &fresh.0;
     shell(&format!("tar --numeric-owner -xpf {} -C {} && sync -f {1}", archive.display(), target.display()));
-    let states = if filesystem == "tmpfs" { "warm" } else { "warm cold" };
-    for state in choice("UNPACK_STATES", &[states]) {
-        let all = contestants(&target, format);
+    let states: &[&str] = if filesystem == "tmpfs" { &["warm"] } else { &["warm", "cold"] };
+    for state in choice("UNPACK_STATES", states) {
+        let all = contestants(target, format);
         let mut measured: Vec<Measured> = all.iter().map(|_| Measured::default()).collect();
         for round in 0..=rounds {
             for ((_, command), measured) in all.iter().zip(&mut measured) {
                 if state == "cold" {
                     shell("echo 3 > /proc/sys/vm/drop_caches");
                 }
-                let found = run(command);
+                let found = run_command(command);
                 if round > 0 {
                     measured.add(found); // the first one only warms up
                 }
             }
         }
         let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-        report(kind, &format!("to {format}"), &format!("{filesystem} {state}"), &names, &measured);
+        let on = format!("{filesystem} {state}");
+        report(figures, "Exporting", [kind, &format!("to {format}"), &on], &names, &measured);
     }
-    drop(fresh);
 }

@@ -80,7 +80,7 @@ fn make(kind: &str, dir: &Path) {
 
 /// The archive of a kind in a format.
 pub(crate) fn layer(kind: &str, format: &str) -> PathBuf {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench-layers");
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bench-layers");
     std::fs::create_dir_all(&dir).unwrap();
     let (plain, path) = (dir.join(format!("{kind}.tar")), dir.join(format!("{kind}.{format}")));
     if !plain.exists() {
