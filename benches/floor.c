@@ -204,7 +204,7 @@ static void mark(const char *name)
     char path[64];
     snprintf(path, sizeof(path), "/mark %s", name);
     if (marks) {
-        rmdir(path);
+        must(chdir(path) != 0, path);
     }
 }
 

@@ -21,21 +21,27 @@ const fn cost(calls: usize, flushes: usize) -> Cost {
 
 /// What each operation may cost with `overlay2.sync=full` and with `none`, as the table in `docs/performance.md` has it. Other
 /// kernels and C libraries may do with fewer calls; flushes are a promise.
-const BOUNDS: [(&str, Cost, Cost); 11] = [
-    ("create_ro", cost(28, 2), cost(26, 0)),
-    ("create_ro upon a parent", cost(40, 3), cost(37, 0)),
-    ("create_rw upon a parent", cost(41, 3), cost(38, 0)),
+const BOUNDS: [(&str, Cost, Cost); 16] = [
+    ("create_ro", cost(29, 2), cost(26, 0)),
+    ("create_ro upon a parent", cost(41, 3), cost(37, 0)),
+    ("create_rw upon a parent", cost(42, 3), cost(38, 0)),
     ("exists", cost(6, 0), cost(6, 0)),
     ("exists of no layer", cost(4, 0), cost(4, 0)),
     ("metadata", cost(9, 0), cost(9, 0)),
+    ("usage of an empty layer", cost(15, 0), cost(15, 0)),
+    ("status", cost(8, 0), cost(8, 0)),
     ("mount", cost(37, 0), cost(37, 0)),
     ("mount again", cost(13, 0), cost(13, 0)),
     ("umount", cost(1, 0), cost(1, 0)),
     ("rm of an empty layer", cost(46, 1), cost(45, 0)),
     ("rm of no layer", cost(4, 0), cost(4, 0)),
+    // These read the mount table, by the page: four and two pages more than here are allowed.
+    ("init", cost(83, 0), cost(83, 0)),
+    ("init of an empty store", cost(102, 0), cost(102, 0)),
+    ("cleanup", cost(15, 0), cost(15, 0)),
 ];
 
-const FLUSHES: [&str; 5] = ["fsync", "fdatasync", "syncfs", "sync", "sync_file_range"];
+const FLUSHES: [&str; 4] = ["fsync", "fdatasync", "syncfs", "sync"];
 
 /// Memory and waiting are the process's, not the operation's.
 const OTHERS: [&str; 7] = ["brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "futex"];
@@ -88,11 +94,15 @@ fn costs(trace: &str) -> BTreeMap<String, Cost> {
     let mut rounds: BTreeMap<String, Vec<Cost>> = BTreeMap::new();
     let mut operation = None;
     for line in trace.lines() {
+        let thread = line.split(' ').next().unwrap();
         if let Some((_, mark)) = line.split_once(" chdir(\"/mark ") {
             let name = mark.split('"').next().unwrap();
-            operation = (name != "end").then(|| rounds.entry(name.to_owned()).or_default());
-            operation.iter_mut().for_each(|rounds| rounds.push(Cost::default()));
-        } else if let (Some(rounds), Some(call)) = (&mut operation, call(line)) {
+            operation = (name != "end").then(|| (thread, rounds.entry(name.to_owned()).or_default()));
+            operation.iter_mut().for_each(|(_, rounds)| rounds.push(Cost::default()));
+        } else if let (Some((caller, rounds)), Some(call)) = (&mut operation, call(line)) {
+            if thread != *caller {
+                continue; // what a start leaves to a thread in the background is no operation's
+            }
             let cost = rounds.last_mut().unwrap();
             cost.calls += 1;
             cost.flushes += usize::from(FLUSHES.contains(&call));
@@ -116,7 +126,7 @@ fn call(line: &str) -> Option<&str> {
 
 #[test]
 fn a_trace_is_added_up() {
-    let round = "7 chdir(\"/mark x\") = -1\n7 fcntl(3, F_GETFD) = 0\n7 openat(1, \"a\") = 3\n8 futex(0x1) = 0\n8 fsync(3 <unfinished ...>\n\
+    let round = "7 chdir(\"/mark x\") = -1\n7 fcntl(3, F_GETFD) = 0\n7 openat(1, \"a\") = 3\n7 futex(0x1) = 0\n8 fsync(2) = 0\n7 fsync(3 <unfinished ...>\n\
                  7 <... fsync resumed>) = 0\n7 --- SIGCHLD {} ---\n7 chdir(\"/mark end\") = -1\n7 close(3) = 0\n";
     let longer = round.replace("openat", "mkdirat(3) = 0\n7 openat");
     let seen = costs(&[&longer.replace("mkdirat", "sync() = 0\n7 x"), round, &longer].concat());
@@ -130,27 +140,33 @@ fn child() {
     let (sync, root) = job.split_once(' ').unwrap();
     let subject = Rust::default();
     let threads_before = threads();
-    subject.init("overlay2", Path::new(root), &[sync]).unwrap();
-    // What a start leaves to a thread in the background is no operation's.
-    while threads() > threads_before {
-        std::thread::yield_now();
-    }
+    let init = |what: &str| {
+        marked(what, || subject.init("overlay2", Path::new(root), &[sync]).unwrap());
+        while threads() > threads_before {
+            std::thread::yield_now();
+        }
+    };
     for _ in 0..ROUNDS {
+        init("init of an empty store");
         marked("create_ro", || subject.create_ro("bottom", None).unwrap());
         marked("create_ro upon a parent", || subject.create_ro("image", Some("bottom")).unwrap());
         marked("create_rw upon a parent", || subject.create_rw("box", Some("image")).unwrap());
         marked("exists", || assert!(subject.exists("box")));
         marked("exists of no layer", || assert!(!subject.exists("nobody")));
         marked("metadata", || drop(subject.metadata("box").unwrap()));
+        marked("usage of an empty layer", || _ = subject.usage("box").unwrap());
+        marked("status", || drop(subject.status().unwrap()));
         marked("mount", || drop(subject.mount("box", &[]).unwrap()));
         marked("mount again", || drop(subject.mount("box", &[]).unwrap()));
         marked("umount", || subject.umount("box").unwrap());
+        marked("cleanup", || subject.cleanup().unwrap());
+        init("init");
         subject.remove("box").unwrap();
         marked("rm of an empty layer", || subject.remove("image").unwrap());
         marked("rm of no layer", || subject.remove("image").unwrap());
         subject.remove("bottom").unwrap();
+        subject.cleanup().unwrap();
     }
-    subject.cleanup().unwrap();
 }
 
 /// How many threads this process has.

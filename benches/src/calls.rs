@@ -49,7 +49,7 @@ pub(crate) fn traced(root: &str, sync: &str, depth: &str) {
     driver.cleanup();
     let driver = Driver::start(root, sync);
     settled();
-    let mark = |name: &str| assert!(std::fs::remove_dir(format!("/mark {name}")).is_err());
+    let mark = |name: &str| assert!(std::env::set_current_dir(format!("/mark {name}")).is_err());
     for _ in 0..ROUNDS {
         go_through(&driver, root, sync, &at_depth(depth), &mut |name, operation| {
             mark(name);
@@ -67,7 +67,7 @@ fn counts(trace: &str) -> Costs {
     for line in trace.lines() {
         let Some((thread, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
-        if let Some(mark) = call.strip_prefix("rmdir(\"/mark ") {
+        if let Some(mark) = call.strip_prefix("chdir(\"/mark ") {
             let name = mark.split('"').next().unwrap();
             current = (name != "end").then(|| (thread, name.to_owned()));
             if let Some((_, name)) = &current {

@@ -15,6 +15,9 @@ const COLUMNS: [(&str, &str, &str); 6] = [
 
 /// Prints the table: microseconds, and in brackets how many times the floor that is.
 pub(crate) fn print(figures: &Figures) {
+    if figures.rows.iter().all(|row| row.table != TABLE) {
+        return;
+    }
     let head = COLUMNS.map(|(filesystem, sync, depth)| {
         let durable = if sync == "full" { ", durable" } else { "" };
         format!("{filesystem}{durable}, depth {depth}")

@@ -212,7 +212,7 @@ fn table(
 
 /// The lines of one table; the first contestant is ours.
 fn report(figures: &mut Figures, table: &'static str, what: [&str; 3], names: &[&str], measured: &[Measured]) {
-    let least = |times: &[f64]| times.iter().copied().fold(f64::MAX, f64::min);
+    let least = |times: &[f64]| times.iter().copied().reduce(f64::min).unwrap();
     let ours = least(&measured[0].seconds);
     for (name, measured) in names.iter().zip(measured) {
         let labels = [("layer", what[0]), ("format", what[1]), ("on", what[2]), ("who", *name)];
@@ -225,7 +225,7 @@ fn report(figures: &mut Figures, table: &'static str, what: [&str; 3], names: &[
                 ("median s", median(&measured.seconds)),
                 ("ratio", seconds / ours),
                 ("CPU s", least(&measured.processor)),
-                ("peak MB", measured.peak),
+                ("peak MB", if measured.peak > 0.0 { measured.peak } else { f64::NAN }),
             ],
         );
     }

@@ -24,7 +24,7 @@ pub(super) fn contestants(archive: &Path, format: &str, target: &Path) -> Vec<Co
     };
     vec![
         containerd,
-        contestant("umoci raw unpack", format!("umoci raw unpack --image {image}:layer {target}/rootfs")),
+        contestant("umoci raw unpack", format!("umoci --log=error raw unpack --image {image}:layer {target}/rootfs")),
         // What podman, buildah and CRI-O pull with.
         contestant("containers-storage", format!("skopeo --insecure-policy copy -q oci:{image}:layer {storage}")),
     ]
