@@ -3,8 +3,9 @@
 use super::Contestant;
 use crate::ground::shell;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Those that can read the format. Both check the digest of the compressed and of the unpacked layer, as ours does in "same, with
+/// Those that are installed and can read the format. All of them check the digest of the compressed and of the unpacked layer, as ours does in "same, with
 /// digests".
 pub(super) fn contestants(archive: &Path, format: &str, target: &Path) -> Vec<Contestant> {
     if format == "tar.zst" {
@@ -22,12 +23,19 @@ pub(super) fn contestants(archive: &Path, format: &str, target: &Path) -> Vec<Co
             .map(|script| format!("image='{image}' target='{target}'\n{script}")),
         ..contestant("containerd", format!("sh {target}/unpack"))
     };
-    vec![
+    let all = vec![
         containerd,
         contestant("umoci raw unpack", format!("umoci --log=error raw unpack --image {image}:layer {target}/rootfs")),
         // What podman, buildah and CRI-O pull with.
         contestant("containers-storage", format!("skopeo --insecure-policy copy -q oci:{image}:layer {storage}")),
-    ]
+    ];
+    let programs = ["containerd", "umoci", "skopeo"];
+    all.into_iter().zip(programs).filter(|(_, program)| is_installed(program)).map(|(contestant, _)| contestant).collect()
+}
+
+fn is_installed(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap();
+    found.status.success()
 }
 
 /// The image in a directory beside the archive.
