@@ -165,6 +165,10 @@ impl Shared {
     /// them, and is made anew under it.
     fn sweep_unfinished_layer(&self, home: &OwnedFd, id: &LayerId) -> Result<bool> {
         let Some(_held) = self.locks.try_hold(&[(id.as_str(), Mode::Exclusive)]) else { return Ok(false) };
+        // Its own failures this process knows of, and has its caller deal with.
+        if self.lease.was_told(id) {
+            return Ok(true);
+        }
         let Found::Layer(layer) = find(&self.home, home, id)? else { return Ok(true) };
         // Somebody may have begun anew, or finished, before we held it.
         if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? {
@@ -176,7 +180,6 @@ impl Shared {
         }
         log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");
         drop(self.take_away(home, id, Some(&layer))?);
-        self.lease.untell(id);
         Ok(true)
     }
 
