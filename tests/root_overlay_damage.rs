@@ -49,6 +49,7 @@ fn store(damage: impl FnOnce(&Path)) -> World {
         }
         before.process.create_rw("c2", Some("image")).unwrap();
     });
+    w.store.leaves_damage();
     damage(&w.home());
     w
 }

@@ -139,6 +139,7 @@ fn root_a_mark_without_a_note_counts_as_a_crash() {
         let daemon = started(store, &[]);
         check_refused(store, &daemon.mount("c", &[]).unwrap_err());
         daemon.end();
+        store.leaves_damage();
     });
 }
 

@@ -230,13 +230,13 @@ fn quota_projects_are_compared() {
         give("a/diff", a);
         give("b", a);
         let both = found(true);
-        assert_eq!(brief(&both), [("".to_owned(), Hand, false), ("".to_owned(), Hand, false)], "{both:#?}");
+        assert_eq!(brief(&both), [("".to_owned(), Hand, false), ("".to_owned(), Note, false)], "{both:#?}");
         assert!(both[0].what.contains("'a', 'b'") && both[1].what.contains("nobody has the project"), "{both:#?}");
         give("b", b);
 
         quota::set_limits(&world.store.root(), 4242, [100, 100, 0, 0]);
         let leaked = found(true);
-        assert!(brief(&leaked) == one("", Hand, false) && leaked[0].what.contains("4242"), "{leaked:#?}");
+        assert!(brief(&leaked) == one("", Note, false) && leaked[0].what.contains("4242"), "{leaked:#?}");
         quota::set_limits(&world.store.root(), 4242, [0; 4]);
 
         let note = world.home().join(format!(".room-{a}"));
