@@ -190,6 +190,7 @@ static void unpack(void)
     FAILS(graphdriver_unpack_layer("broken", &tar, tar_read, NULL) == -1, EBADMSG);
     FAILS(graphdriver_unpack_layer("broken", &nothing, tar_read, NULL) == -1, EUCLEAN);
     FAILS(!graphdriver_mount_layer("broken", NULL), EUCLEAN);
+    store_leaves_damage();
     tar_free(&tar);
     tar_free(&nothing);
 }

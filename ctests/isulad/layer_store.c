@@ -635,6 +635,7 @@ int main(void)
     test_no_driver();
     CHECK(errors_logged == 0); /* nobody has told the library where to */
     CHECK(start() == 0);
+    wait_until_idle();
     fds = count_fds();
     image_check_status("overlay");
     test_image();
@@ -656,6 +657,7 @@ int main(void)
     test_damaged_store();
     test_threads();
     test_delete();
+    wait_until_idle();
     CHECK(count_fds() == fds);
     CHECK(graphdriver_cleanup() == 0);
     CHECK(start() == 0);
