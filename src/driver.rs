@@ -280,6 +280,19 @@ pub trait Inspect {
     /// # Errors
     /// As for [`Inspect::layers`]; [`Kind::Invalid`](crate::error::Kind::Invalid) for mending past the driver.
     fn check(&self, mend: bool, each: EachFinding<'_>) -> Result<u64>;
+
+    /// Where the layer's parts are, as far as they can be told: who gets no metadata may delete the layer.
+    ///
+    /// # Errors
+    /// The layer does not exist.
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>>;
+
+    /// What the layer itself, without its parents, occupies.
+    ///
+    /// # Errors
+    /// The layer does not exist or cannot be read; [`Kind::Unsupported`](crate::error::Kind::Unsupported) past a driver that alone
+    /// can tell.
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage>;
 }
 
 /// A graph driver. All operations may be called from any thread at any time; operations on different layers do not wait for
@@ -354,18 +367,6 @@ pub trait Driver: Inspect + Send + Sync {
     /// # Errors
     /// As for [`Driver::diff`].
     fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64>;
-
-    /// Where the layer's parts are, as far as they can be told: who gets no metadata may delete the layer.
-    ///
-    /// # Errors
-    /// The layer does not exist.
-    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>>;
-
-    /// What the layer itself, without its parents, occupies.
-    ///
-    /// # Errors
-    /// The layer does not exist or cannot be read.
-    fn layer_usage(&self, id: &LayerId) -> Result<Usage>;
 
     /// Makes a layer usable again that has lost anything but content: what links it to its parents, or directories that hold nothing.
     /// What is still known of its parents counts for more than `parent`.

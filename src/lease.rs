@@ -94,14 +94,14 @@ impl Lease {
     }
 }
 
-/// Whether anybody, this process among them, has the lease of the open directory `home`, as far as `/proc/locks` tells: a process of
-/// another PID namespace is not seen there. It is not asked for by trying: that would keep others out for a moment.
+/// The process, be it this one, that has the lease of the open directory `home`, as far as `/proc/locks` tells: one of another PID
+/// namespace is not seen there. It is not asked for by trying: that would keep others out for a moment.
 ///
 /// # Errors
 /// The directory cannot be asked.
-pub fn is_taken(home: &OwnedFd) -> Result<bool> {
+pub fn holder(home: &OwnedFd) -> Result<Option<u32>> {
     let (device, inode) = key(&fs::stat_fd(home)?);
-    Ok(lock_holder(device, inode).is_some())
+    Ok(lock_holder(device, inode))
 }
 
 /// Closing the descriptor would not do: children that the host has forked since may have it.

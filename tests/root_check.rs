@@ -7,8 +7,9 @@ use common::overlay::{World, everything, fill, link, one, set_xattr};
 use common::subject::{C, Rust, Subject, findings, listed};
 use common::{Store, eventually, run};
 use graphdriver::driver::Severity::{Busy, Hand, Loss, Note};
-use graphdriver::driver::{Access, Condition, Finding, Severity};
+use graphdriver::driver::{Access, Condition, Finding, Inspect, Severity};
 use graphdriver::graph::Graph;
+use graphdriver::id::LayerId;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -302,6 +303,20 @@ fn a_store_is_checked_on_a_read_only_mount_while_its_daemon_has_it() {
     let past = Some(("overlay", elsewhere.as_path()));
     assert_eq!(findings(&graph, past, false).unwrap(), []);
     assert_eq!(listed(&graph, past).unwrap(), world.subject.list().unwrap());
+    let id = |id: &str| LayerId::parse(id.as_bytes()).unwrap();
+    let usage = graph.inspect(past, |store| store.layer_usage(&id("c"))).unwrap();
+    assert_eq!((usage.bytes, usage.inodes), world.subject.usage("c").unwrap());
+    let parts = graph.inspect(past, |store| store.layer_metadata(&id("c"))).unwrap();
+    let below = |path: &str| elsewhere.join("overlay").join(path).into_os_string();
+    assert_eq!(parts[..3], [("WorkDir", below("c/work")), ("MergedDir", below("c/merged")), ("UpperDir", below("c/diff"))]);
+    assert_eq!((parts.len(), parts[3].0), (4, "LowerDir"));
+    for question in ["nobody", "l"] {
+        let (parts, usage) = (
+            |store: &dyn Inspect| store.layer_metadata(&id(question)),
+            |store: &dyn Inspect| store.layer_usage(&id(question)),
+        );
+        assert!(graph.inspect(past, parts).is_err() && graph.inspect(past, usage).is_err(), "{question}");
+    }
     fs::remove_dir_all(world.layer("c/diff")).unwrap();
     mark(&world, "top", UNFINISHED, "first");
     let found = findings(&graph, past, false).unwrap();

@@ -12,6 +12,7 @@ use common::{Tar, run};
 use graphdriver::devmapper::DeviceMapper;
 use graphdriver::driver::Severity::{Busy, Hand, Loss, Note};
 use graphdriver::driver::{Access, Condition, Driver, Finding, Inspect, Listed, Severity};
+use graphdriver::error::Kind;
 use graphdriver::graph::Graph;
 use ground::{Ground, Short, checked, output};
 use std::fs;
@@ -206,6 +207,14 @@ fn devicemapper_files_are_checked_on_a_read_only_mount() {
     let (graph, past) = (Graph::new(), Some(("devicemapper", elsewhere.as_path())));
     assert_eq!(findings(&graph, past, false).unwrap(), []);
     assert_eq!(listed(&graph, past).unwrap(), list(&driver));
+    let parts = graph.inspect(past, |store| store.layer_metadata(&ground::id("c"))).unwrap();
+    let place = elsewhere.join("devicemapper/mnt/c/rootfs").into_os_string();
+    assert_eq!(parts[..2], driver.layer_metadata(&ground::id("c")).unwrap()[..2]);
+    assert_eq!(parts[2..], [("MergedDir", place)], "the name of the block device has that of the pool in it");
+    let usage = graph.inspect(past, |store| store.layer_usage(&ground::id("c")));
+    assert_eq!(usage.unwrap_err().kind(), Kind::Unsupported, "the pool counts it");
+    let absent = graph.inspect(past, |store| store.layer_metadata(&ground::id("nobody")));
+    assert_eq!(absent.unwrap_err().kind(), Kind::NotFound);
     run(Command::new("umount").arg(&elsewhere));
     ground.finish(driver);
 }

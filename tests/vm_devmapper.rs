@@ -7,7 +7,7 @@ mod ground;
 use common::scenarios::{World, run_each};
 use common::subject::{C, Rust, Subject};
 use graphdriver::devmapper::Moment;
-use graphdriver::driver::{Driver, MountOptions};
+use graphdriver::driver::{Driver, Inspect, MountOptions};
 use graphdriver::error::Kind;
 use ground::{Ground, Short, devices, eventually, filesystem_size, id, output};
 use std::path::Path;

@@ -8,7 +8,7 @@ mod ground;
 
 use crash::{End, From};
 use graphdriver::devmapper::{DeviceMapper, Moment};
-use graphdriver::driver::Driver;
+use graphdriver::driver::{Driver, Inspect};
 use graphdriver::error::{Error, Kind, Result};
 use ground::{Ground, Short, filesystem_size, id};
 use std::sync::{Arc, Mutex};

@@ -14,7 +14,7 @@ mod pool;
 use common::Tar;
 use crash::{Deadly, End, From};
 use graphdriver::devmapper::{DeviceMapper, Moment, Observer};
-use graphdriver::driver::{Driver, MountOptions};
+use graphdriver::driver::{Driver, Inspect, MountOptions};
 use graphdriver::error::Kind;
 use graphdriver::graph::Graph;
 use ground::{Ground, Short, devices, eventually, filesystem_size, id, output};

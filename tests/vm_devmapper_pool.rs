@@ -6,7 +6,7 @@ mod ground;
 #[path = "devmapper/pool.rs"]
 mod pool;
 
-use graphdriver::driver::Driver;
+use graphdriver::driver::{Driver, Inspect};
 use graphdriver::error::Kind;
 use ground::{Ground, Short, devices, eventually, id, output};
 use pool::ForeignPool;

@@ -8,12 +8,15 @@ use super::base;
 use super::devices::gone_is_none;
 use super::identity::{Likeness, is_in_pool};
 use super::judge::{self, ANEW, Files, access, is_deleted};
-use super::mount::Occupant;
+use super::mount::{Occupant, POINTS};
 use super::pool::Health;
-use super::record::{BASE, Device, in_stage, layer_id};
+use super::record::{BASE, Device, file_name, in_stage, layer_id};
+use super::report;
 use super::store::{Contents, Store};
-use super::{DeviceMapper, Shared};
-use crate::driver::{Condition, Driver as _, EachFinding, EachLayer, Finding, Flaw, Inspect, Listed, Severity};
+use super::{DeviceMapper, Shared, absent};
+use crate::driver::{
+    Condition, Driver as _, EachFinding, EachLayer, Finding, Flaw, Inspect, Listed, Metadatum, Severity, Usage,
+};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease;
@@ -123,6 +126,14 @@ impl Inspect for DeviceMapper {
             self.resume();
         }
         Ok(layers)
+    }
+
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        self.shared.metadata(id).context(|| format!("metadata of layer '{id}'"))
+    }
+
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
+        self.shared.usage(id).context(|| format!("usage of layer '{id}'"))
     }
 }
 
@@ -368,7 +379,7 @@ impl Past {
     fn store(&self) -> Result<(Store, bool)> {
         let what = || format!("devicemapper home '{}'", self.home.display());
         let home = fs::open_dir(&self.home).context(what)?;
-        let in_use = lease::is_taken(&home)?;
+        let in_use = lease::holder(&home)?.is_some();
         Ok((Store::look(home).context(what)?, in_use))
     }
 
@@ -415,5 +426,19 @@ impl Inspect for Past {
         }
         beside.into_iter().try_for_each(|flaw| each(&flaw.told(None, false)))?;
         Ok(layers)
+    }
+
+    /// Without the name of the block device: it has that of the pool in it.
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        let name = file_name(id);
+        let found = self.store().and_then(|(store, _)| store.device(&name));
+        let device = found.and_then(|found| found.filter(|device| !is_deleted(device)).ok_or_else(|| absent(&name)));
+        let device = device.context(|| format!("metadata of layer '{id}'"))?;
+        Ok(report::parts(&device, None, &self.home.join(POINTS)))
+    }
+
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
+        let what = format!("usage of layer '{id}': past the driver it cannot be told, since the pool counts it");
+        Err(Error::new(Kind::Unsupported, what).hint("initialise the driver"))
     }
 }

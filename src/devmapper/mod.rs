@@ -27,9 +27,7 @@ mod store;
 mod testing;
 mod transaction;
 
-use crate::driver::{
-    Access, Against, Change, CreateOptions, Driver, Exported, Form, Metadatum, MountOptions, Status, Unpack, Usage,
-};
+use crate::driver::{Access, Against, Change, CreateOptions, Driver, Exported, Form, MountOptions, Status, Unpack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -101,6 +99,11 @@ impl DeviceMapper {
     }
 }
 
+/// The error of whoever asks for a layer that is not there.
+fn absent(name: &str) -> Error {
+    Error::new(Kind::NotFound, format!("layer '{name}' does not exist"))
+}
+
 impl Shared {
     /// A layer, or the base device, that can be mounted and snapshotted.
     fn usable(&self, name: &str) -> Result<Device> {
@@ -123,7 +126,7 @@ impl Shared {
 
     fn recorded(&self, name: &str) -> Result<Device> {
         let found = self.devices.find(name)?.filter(|device| !device.deleted);
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("layer '{name}' does not exist")))
+        found.ok_or_else(|| absent(name))
     }
 
     /// Whether there is a layer that it would be a loss to remove. That may be damaged, and its file unreadable.
@@ -177,14 +180,6 @@ impl Driver for DeviceMapper {
 
     fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64> {
         self.shared.size_of_changes(id, against).context(|| format!("measure the changes of layer '{id}'"))
-    }
-
-    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
-        self.shared.metadata(id).context(|| format!("metadata of layer '{id}'"))
-    }
-
-    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
-        self.shared.usage(id).context(|| format!("usage of layer '{id}'"))
     }
 
     /// A thin device does not depend on the record of its parent: there is nothing to repair.

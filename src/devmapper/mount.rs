@@ -29,6 +29,8 @@ use std::time::Duration;
 
 /// Where the layer's files are within its filesystem.
 pub(super) const ROOTFS: &str = "rootfs";
+/// The directory in home that layers are mounted in, each on one of its own.
+pub(super) const POINTS: &str = "mnt";
 /// A file beside it that names the layer, or the first of its ancestors that was mounted.
 const ID_FILE: &str = "id";
 

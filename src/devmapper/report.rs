@@ -14,20 +14,24 @@ use crate::id::LayerId;
 use crate::locks::Mode::Exclusive;
 use crate::sys::{dm_event, fs};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Metadata block size of every thin pool, bytes: `THIN_METADATA_BLOCK_SIZE` of the kernel's `dm-thin-metadata.h`.
 const METADATA_BLOCK: u64 = 4096;
+
+/// The items in the order that `isula inspect` is used to; the block device's name where it is known.
+pub(super) fn parts(device: &Device, name: Option<String>, points: &Path) -> Vec<Metadatum> {
+    let mut items = vec![("DeviceId", device.device_id.to_string().into()), ("DeviceSize", device.size.to_string().into())];
+    items.extend(name.map(|name| ("DeviceName", name.into())));
+    items.push(("MergedDir", points.join(&device.hash).join(ROOTFS).into()));
+    items
+}
 
 impl Shared {
     pub(super) fn metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
         let device = self.there(id)?;
         self.lease.tell(id);
-        Ok(vec![
-            ("DeviceId", device.device_id.to_string().into()),
-            ("DeviceSize", device.size.to_string().into()),
-            ("DeviceName", self.devices.name(&device).into()),
-            ("MergedDir", self.place.points.of(&device.hash).join(ROOTFS).into()),
-        ])
+        Ok(parts(&device, Some(self.devices.name(&device)), &self.place.points.path))
     }
 
     /// What the layer occupies beyond its parent, as the pool and the two filesystems count it.
@@ -122,7 +126,7 @@ fn backing((metadata, data): (&str, &str)) -> (String, String) {
 
 /// The file behind a loop device, the name of a device-mapper device, else the kernel's name of the device (`sysfs(5)`).
 fn backing_file(device: &str) -> String {
-    let dir = std::path::Path::new("/sys/dev/block").join(device);
+    let dir = Path::new("/sys/dev/block").join(device);
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok().map(|text| text.trim_end().to_owned());
     let node = || Some(format!("/dev/{}", fs::shown(std::fs::read_link(&dir).ok()?.file_name()?)));
     let mapped = || read("dm/name").map(|name| format!("/dev/mapper/{name}"));

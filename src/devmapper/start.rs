@@ -6,7 +6,7 @@ use super::devices::{Devices, gone_is_none};
 use super::identity::{self, Names, is_in_pool};
 use super::kernel::{Kernel, Steps};
 use super::looppool;
-use super::mount::{Place, Points};
+use super::mount::{POINTS, Place, Points};
 use super::options::{Options, PoolSource};
 use super::pool;
 use super::record::{BASE, Device, in_stage};
@@ -102,7 +102,7 @@ impl Ground {
         let dir = fs::open_dir(home)?;
         let parent = fs::open_dir(home.parent().unwrap_or(home))?;
         let backing_fs = filesystem_name(fs::filesystem_magic(parent)?);
-        let points = Points { dir: make_dir(&dir, "mnt", 0o750)?, path: home.join("mnt") };
+        let points = Points { dir: make_dir(&dir, POINTS, 0o750)?, path: home.join(POINTS) };
         let prefix = identity::prefix(&fs::stat_fd(&dir)?);
         Ok(Ground { home: dir, points, prefix, backing_fs })
     }

@@ -2,14 +2,16 @@
 
 use super::check_home;
 use super::home::real_path;
-use super::layout::Home;
+use super::layout::{Found, Home, Layer, find};
+use super::report;
 use super::survey::Survey;
 use super::{Overlay, Shared};
-use crate::driver::{EachFinding, EachLayer, Inspect};
+use crate::driver::{EachFinding, EachLayer, Inspect, Metadatum, Usage};
 use crate::error::{Context, Error, Kind, Result};
+use crate::id::LayerId;
 use crate::lease;
 use crate::quota::Control;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -35,8 +37,17 @@ pub fn inspect(home: &Path) -> Result<Box<dyn Inspect>> {
 impl Past {
     fn survey(&self) -> Result<Survey<'_>> {
         let dir = self.home.open()?;
-        let in_use = lease::is_taken(&dir)?;
+        let in_use = lease::holder(&dir)?.is_some();
         Ok(Survey { home: &self.home, dir, quota: self.quota.as_ref(), driver: None, in_use })
+    }
+
+    /// Asks something about a layer that is there, and the open home.
+    fn ask<T>(&self, id: &LayerId, question: impl FnOnce(&OwnedFd, &Layer) -> Result<T>) -> Result<T> {
+        let dir = self.home.open()?;
+        match find(&self.home, &dir, id)? {
+            Found::Layer(layer) => question(&dir, &layer),
+            _ => Err(report::absent(id)),
+        }
     }
 }
 
@@ -52,6 +63,16 @@ impl Inspect for Past {
         }
         self.survey()?.check(false, each)
     }
+
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        let parts = self.ask(id, |dir, layer| Ok(report::parts(&self.home, dir, layer, id)));
+        parts.context(|| format!("metadata of layer '{id}'"))
+    }
+
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
+        let usage = self.ask(id, |dir, layer| report::measure(self.quota.as_ref(), dir, layer));
+        usage.context(|| format!("usage of layer '{id}'"))
+    }
 }
 
 impl Inspect for Overlay {
@@ -65,6 +86,14 @@ impl Inspect for Overlay {
             self.worker.wake(&self.shared);
         }
         checked
+    }
+
+    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        self.shared.metadata_of(id).context(|| format!("metadata of layer '{id}'"))
+    }
+
+    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
+        self.shared.usage_of(id).context(|| format!("usage of layer '{id}'"))
     }
 }
 

@@ -24,9 +24,7 @@ mod report;
 mod survey;
 mod volatile;
 
-use crate::driver::{
-    Access, Against, Change, CreateOptions, Driver, Exported, Form, Metadatum, MountOptions, Status, Unpack, Usage,
-};
+use crate::driver::{Access, Against, Change, CreateOptions, Driver, Exported, Form, MountOptions, Status, Unpack};
 use crate::error::{Context, Result};
 use crate::id::LayerId;
 use crate::lease::Lease;
@@ -160,14 +158,6 @@ impl Driver for Overlay {
 
     fn diff_size(&self, id: &LayerId, against: &Against) -> Result<u64> {
         self.on("measure the changes of", id, |shared| shared.size_of_changes(id, against))
-    }
-
-    fn layer_metadata(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
-        self.shared.metadata_of(id).context(|| format!("metadata of layer '{id}'"))
-    }
-
-    fn layer_usage(&self, id: &LayerId) -> Result<Usage> {
-        self.shared.usage_of(id).context(|| format!("usage of layer '{id}'"))
     }
 
     fn repair_lowers(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {

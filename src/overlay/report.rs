@@ -1,7 +1,7 @@
 //! Telling about layers and about the driver.
 
 use super::Shared;
-use super::layout::{DIFF, Found, Layer, MERGED, Unfinished, WORK, find};
+use super::layout::{DIFF, Found, Home, Layer, MERGED, Unfinished, WORK, find};
 use super::repair::lowers_of;
 use crate::driver::{Metadatum, Status, Usage};
 use crate::error::errno::EPERM;
@@ -14,6 +14,34 @@ use crate::sys::fs;
 use crate::tree;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+
+/// The error of whoever asks for a layer that is not there.
+pub(super) fn absent(id: &LayerId) -> Error {
+    Error::new(Kind::NotFound, format!("layer '{id}' does not exist"))
+}
+
+/// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers. Damage is told in the log:
+/// a daemon that gets no metadata removes the layer.
+pub(super) fn parts(home: &Home, dir: &OwnedFd, layer: &Layer, id: &LayerId) -> Vec<Metadatum> {
+    let part = |name| home.path(id, name).into_os_string();
+    let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
+    let lowers = lowers_of(dir, layer).unwrap_or_else(|e| {
+        log::warn!("the metadata of layer '{id}' lacks its lower layers: {e}");
+        super::layout::Lowers::default()
+    });
+    if !lowers.0.is_empty() {
+        let paths: Vec<OsString> = lowers.0.iter().map(|link| home.path.join(link.path()).into_os_string()).collect();
+        items.push(("LowerDir", paths.join(OsStr::new(":"))));
+    }
+    items
+}
+
+/// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
+pub(super) fn measure(quota: Option<&Control>, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
+    let diff = layer.diff()?;
+    let counted = quota.map(|quota| quota.usage(home.as_fd(), diff.as_fd())).transpose()?.flatten();
+    counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
+}
 
 impl Shared {
     /// Looks for a layer of which the caller learns. Whoever replaces one that was never told of holds it, and this waits for that:
@@ -37,48 +65,26 @@ impl Shared {
         Ok(found.is_some_and(|(_, is_worth)| is_worth))
     }
 
-    /// The four items in the order that `isula inspect` is used to; `LowerDir` only where there are lowers. Damage is told in the log:
-    /// a daemon that gets no metadata removes the layer.
     pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
         let home = self.home.open()?;
         let Some((layer, _)) = self.find_and_tell(&home, id)? else {
-            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+            return Err(absent(id));
         };
-        let part = |name| self.home.path(id, name).into_os_string();
-        let mut items = vec![("WorkDir", part(WORK)), ("MergedDir", part(MERGED)), ("UpperDir", part(DIFF))];
-        let lowers = lowers_of(&home, &layer).unwrap_or_else(|e| {
-            log::warn!("the metadata of layer '{id}' lacks its lower layers: {e}");
-            super::layout::Lowers::default()
-        });
-        if !lowers.0.is_empty() {
-            let paths: Vec<OsString> =
-                lowers.0.iter().map(|link| self.home.path.join(link.path()).into_os_string()).collect();
-            items.push(("LowerDir", paths.join(OsStr::new(":"))));
-        }
-        Ok(items)
+        Ok(parts(&self.home, &home, &layer, id))
     }
 
-    /// From the quota, where the layer has one: that counts the few small files and directories beside `diff` as well.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
         let home = self.home.open()?;
         let Some((layer, _)) = self.find_and_tell(&home, id)? else {
-            return Err(Error::new(Kind::NotFound, format!("layer '{id}' does not exist")));
+            return Err(absent(id));
         };
         let inode = fs::stat_fd(&layer)?.inode;
         // Nobody waits for a long measurement: the layer may be removed meanwhile, and made anew.
         let is_gone = || -> Result<bool> {
             Ok(Layer::find(&home, id)?.is_none_or(|found| fs::stat_fd(&found).is_ok_and(|stat| stat.inode != inode)))
         };
-        self.measure(&home, &layer).map_err(|e| if is_gone().unwrap_or(false) { e.with_kind(Kind::NotFound) } else { e })
-    }
-
-    fn measure(&self, home: &OwnedFd, layer: &Layer) -> Result<Usage> {
-        let diff = layer.diff()?;
-        let counted = match &self.quota {
-            Ok(quota) => quota.usage(home.as_fd(), diff.as_fd())?,
-            Err(_) => None,
-        };
-        counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
+        measure(self.quota.as_ref().ok(), &home, &layer)
+            .map_err(|e| if is_gone().unwrap_or(false) { e.with_kind(Kind::NotFound) } else { e })
     }
 
     /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment. Most hosts never
