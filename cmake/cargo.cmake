@@ -2,6 +2,7 @@
 #   GraphDriver::graphdriver         the shared library
 #   GraphDriver::graphdriver_static  the static one
 #   GraphDriver::isulad              the shared library behind iSulad's own driver.h
+# With GRAPHDRIVER_TOOL, the program graphdriver as well: the target graphdriver_tool.
 #
 # Whether anything has to be built is cargo's decision: it runs at every build and takes milliseconds when nothing changed.
 # What it made is copied only when it differs, so nothing that links against it is rebuilt for nothing.
@@ -56,6 +57,19 @@ add_custom_target(graphdriver_cargo ALL
   WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
   COMMENT "Building libgraphdriver with cargo"
   USES_TERMINAL VERBATIM)
+
+# The program has the library in it. Cargo locks its directory: this call waits for the one above anyway.
+if(GRAPHDRIVER_TOOL)
+  set(graphdriver_tool "${graphdriver_made}/graphdriver")
+  add_custom_target(graphdriver_tool ALL
+    COMMAND "${CMAKE_COMMAND}" -E env "CARGO_TARGET_DIR=${GRAPHDRIVER_TARGET_DIR}" ${graphdriver_cross_env}
+            "${CARGO}" build --locked --release --package graphdriver-tool ${graphdriver_cross_flags} ${GRAPHDRIVER_CARGO_FLAGS}
+    BYPRODUCTS "${graphdriver_tool}"
+    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
+    COMMENT "Building the program graphdriver with cargo"
+    USES_TERMINAL VERBATIM)
+  add_dependencies(graphdriver_tool graphdriver_cargo)
+endif()
 
 file(MAKE_DIRECTORY "${graphdriver_lib}")
 file(CREATE_LINK "${graphdriver_so}" "${graphdriver_lib}/${graphdriver_soname}" SYMBOLIC)

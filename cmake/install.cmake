@@ -5,8 +5,9 @@ include(CMakePackageConfigHelpers)
 
 # Debug information is apart: in .debug beside the library, where debuggers look. The tools that build packages split it off
 # themselves, and want the library whole.
-option(GRAPHDRIVER_SPLIT_DEBUG "Install the libraries stripped, and the debug information of the shared one apart" ON)
+option(GRAPHDRIVER_SPLIT_DEBUG "Install libraries and program stripped, and the debug information of the shared one apart" ON)
 set(graphdriver_installed "${graphdriver_lib}")
+set(graphdriver_installed_tool "${graphdriver_tool}")
 if(GRAPHDRIVER_SPLIT_DEBUG)
   set(graphdriver_installed "${CMAKE_CURRENT_BINARY_DIR}/stripped")
   add_custom_target(graphdriver_stripped ALL
@@ -19,6 +20,16 @@ if(GRAPHDRIVER_SPLIT_DEBUG)
   file(MAKE_DIRECTORY "${graphdriver_installed}")
   add_dependencies(graphdriver_stripped graphdriver_cargo)
   install(FILES "${graphdriver_installed}/${graphdriver_so}.debug" DESTINATION "${CMAKE_INSTALL_LIBDIR}/.debug")
+  if(GRAPHDRIVER_TOOL)
+    set(graphdriver_installed_tool "${graphdriver_installed}/graphdriver")
+    add_custom_target(graphdriver_stripped_tool ALL
+      COMMAND "${CMAKE_OBJCOPY}" --strip-unneeded "${graphdriver_tool}" "${graphdriver_installed_tool}"
+      COMMENT "Stripping the program" VERBATIM)
+    add_dependencies(graphdriver_stripped_tool graphdriver_tool)
+  endif()
+endif()
+if(GRAPHDRIVER_TOOL)
+  install(PROGRAMS "${graphdriver_installed_tool}" DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
 install(FILES "${graphdriver_installed}/${graphdriver_so}" DESTINATION "${CMAKE_INSTALL_LIBDIR}"
         PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)

@@ -6,8 +6,21 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// All packages of the build for this machine, as `cargo metadata` tells them.
+/// The package of the program `graphdriver`.
+const TOOL: &str = "graphdriver-tool";
+
+/// All packages of the build for this machine, as `cargo metadata` tells them: those of the library and of the program in `tool/`.
 fn packages() -> Vec<Value> {
+    let metadata = metadata();
+    let used: BTreeSet<&str> =
+        metadata["resolve"]["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
+    let all = metadata["packages"].as_array().expect("packages");
+    let packages: Vec<Value> = all.iter().filter(|package| used.contains(text(&package["id"]))).cloned().collect();
+    assert!(packages.len() > 10, "cargo metadata lists only {} packages", packages.len());
+    packages
+}
+
+fn metadata() -> Value {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--locked", "--offline", "--filter-platform", &host])
@@ -15,13 +28,7 @@ fn packages() -> Vec<Value> {
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
-    let used: BTreeSet<&str> =
-        metadata["resolve"]["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
-    let all = metadata["packages"].as_array().expect("packages");
-    let packages: Vec<Value> = all.iter().filter(|package| used.contains(text(&package["id"]))).cloned().collect();
-    assert!(packages.len() > 10, "cargo metadata lists only {} packages", packages.len());
-    packages
+    serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
 fn text(value: &Value) -> &str {
@@ -110,13 +117,14 @@ fn every_licence_is_allowed() {
 
 #[test]
 fn every_dependency_comes_from_crates_io() {
-    for package in packages().iter().filter(|package| text(&package["name"]) != env!("CARGO_PKG_NAME")) {
+    let own = [env!("CARGO_PKG_NAME"), TOOL];
+    for package in packages().iter().filter(|package| !own.contains(&text(&package["name"]))) {
         let source = text(&package["source"]);
         assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{}", text(&package["name"]));
     }
 }
 
-/// What a manifest names. Asks for nothing that would have to be fetched.
+/// What a manifest names, and those of the members of its workspace. Asks for nothing that would have to be fetched.
 fn direct(manifest: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--manifest-path", manifest])
@@ -147,4 +155,27 @@ fn the_benches_take_from_crates_io_alone_and_give_the_library_nothing() {
     let sources: BTreeSet<&str> = benches.lines().filter(|line| line.starts_with("source = ")).collect();
     assert_eq!(sources, BTreeSet::from(["source = \"registry+https://github.com/rust-lang/crates.io-index\""]));
     assert!(!own.contains("\"plotters\""));
+}
+
+#[test]
+fn the_library_needs_nothing_of_the_program() {
+    let metadata = metadata();
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("nodes");
+    let node = |id: &str| nodes.iter().find(|node| text(&node["id"]) == id).expect("a node of each package");
+    let mut todo = vec![text(&metadata["resolve"]["root"])];
+    let mut reached = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if reached.insert(id) {
+            todo.extend(node(id)["dependencies"].as_array().expect("dependencies").iter().map(text));
+        }
+    }
+    assert!(reached.len() > 10, "{reached:?}");
+    assert!(!reached.iter().any(|id| id.contains("clap")), "{reached:?}");
+}
+
+#[test]
+fn library_and_program_have_one_version() {
+    let packages = packages();
+    let tool = packages.iter().find(|package| text(&package["name"]) == TOOL).expect(TOOL);
+    assert_eq!(text(&tool["version"]), env!("CARGO_PKG_VERSION"));
 }
