@@ -17,7 +17,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,7 +51,12 @@ on_both! {
 const SENTENCE: &str = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
 
 /// Switches the enforcement of limits off or on, as an administrator does.
-fn enforce(kind: &Kind, mount: &Path, on: bool) {
+/// Switched off, the layers' limits are nothing that a store ends with unnoticed.
+fn enforce(kind: &Kind, store: &Store, on: bool) {
+    let mount = store.root();
+    if !on {
+        store.leaves_damage();
+    }
     match kind.name {
         "xfs" => run(Command::new("xfs_quota").args(["-x", "-c", if on { "enable -p" } else { "disable -p" }]).arg(mount)),
         _ => run(Command::new(if on { "quotaon" } else { "quotaoff" }).arg("-P").arg(mount)),
@@ -120,6 +124,9 @@ impl World {
     /// The same filesystem mounted with other options; nothing of it may be in use.
     fn remounted(self, options: &str, init: &[&str]) -> World {
         self.subject.cleanup().unwrap();
+        if !options.contains("prjquota") {
+            self.store.leaves_damage(); // limits that are not enforced
+        }
         let root = self.store.root();
         let output = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&root).output().unwrap();
         let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
@@ -306,9 +313,9 @@ fn enforcement_switched_off_is_noticed_at_once(kind: &Kind) {
     assert_eq!(w.status_line(), "true");
     assert_eq!(warnings(|| w.subject.mount("limited", &[]).unwrap()).1, Vec::<String>::new());
     w.subject.umount("limited").unwrap();
-    enforce(kind, &root, false);
+    enforce(kind, &w.store, false);
     let line = w.status_line();
-    assert!(line.starts_with("false: project quota is counted but not enforced"), "{line}");
+    assert!(line.starts_with("false (needed for size limits only: project quota is counted but not enforced"), "{line}");
     let before = (names(&w.home()), limited(&root));
     let refused = w.create("new", &[("size", "1M")]).unwrap_err();
     assert_eq!((refused.text.as_str(), refused.errno), (SENTENCE, libc::EOPNOTSUPP));
@@ -336,7 +343,7 @@ fn a_removal_without_enforcement_leaks_nothing(kind: &Kind) {
         w.create(id, &[]).unwrap();
     }
     let ids = [w.project("a"), w.project("b"), w.project("c")];
-    enforce(kind, &root, false);
+    enforce(kind, &w.store, false);
     w.subject.remove("a").unwrap();
     assert_eq!(limited(&root), BTreeSet::from([ids[1], ids[2]]));
     // Also in a daemon that has started without.
@@ -347,7 +354,7 @@ fn a_removal_without_enforcement_leaks_nothing(kind: &Kind) {
     fs::rename(w.home().join("c"), w.home().join(half("trash", 1))).unwrap();
     let w = w.restarted(&[]);
     assert_eq!((limited(&root), w.notes()), (BTreeSet::new(), BTreeSet::new()));
-    enforce(kind, &root, true);
+    enforce(kind, &w.store, true);
     let w = w.restarted(&["overlay2.size=1M"]);
     // XFS lets go of deleted files a moment later.
     let gone = (0..100).any(|_| {
@@ -369,7 +376,7 @@ fn a_store_mounted_again_without_quota_is_told_layer_by_layer(kind: &Kind) {
     let w = w.remounted("defaults", &[]);
     let reason = if kind.name == "xfs" { "mounted without project quota" } else { "counted but not enforced" };
     let line = w.status_line();
-    assert!(line.starts_with("false: ") && line.contains(reason), "{line}");
+    assert!(line.starts_with("false (needed") && line.contains(reason), "{line}");
     assert_eq!(w.create("new", &[("size", "1M")]).unwrap_err().text, SENTENCE);
     let lines = warnings(|| w.subject.mount("limited", &[]).unwrap()).1;
     let told = |part| lines.iter().all(|line| line.contains(part));
@@ -401,7 +408,7 @@ fn an_unpack_into_a_limited_layer_tells_as_well(kind: &Kind) {
     w.create("limited", &[("size", "1M")]).unwrap();
     w.create("free", &[]).unwrap();
     let archive = Tar::new().file("small", "s").done();
-    enforce(kind, &w.store.root(), false);
+    enforce(kind, &w.store, false);
     let lines = warnings(|| w.subject.apply("limited", &archive).unwrap()).1;
     assert!(lines.len() == 1 && lines[0].contains("'limited'"), "{lines:?}");
     assert_eq!(warnings(|| w.subject.apply("free", &archive).unwrap()).1, Vec::<String>::new());
@@ -412,7 +419,7 @@ fn enforcement_switched_on_is_noticed_at_once(kind: &Kind) {
     let w = World { subject: common::subject::Rust::default(), store: Store::with(kind.mkfs, kind.args, options) };
     w.init(&[]).unwrap();
     assert_eq!(w.create("a", &[("size", "1M")]).unwrap_err().text, SENTENCE);
-    enforce(kind, &w.store.root(), true);
+    enforce(kind, &w.store, true);
     assert_eq!(w.status_line(), "true");
     w.create("a", &[("size", "1M")]).unwrap();
     assert!(!writes(&w.diff("a").join("much"), 300));
@@ -422,12 +429,12 @@ fn enforcement_switched_on_is_noticed_at_once(kind: &Kind) {
 fn a_default_limit_is_never_silently_without_effect(kind: &Kind) {
     let w = World::new(kind, &["overlay2.size=1M"]);
     w.create("a", &[]).unwrap();
-    enforce(kind, &w.store.root(), false);
+    enforce(kind, &w.store, false);
     let refused = w.create("b", &[]).unwrap_err();
     assert_eq!((refused.text.as_str(), refused.errno), (SENTENCE, libc::EOPNOTSUPP));
     assert!(!w.subject.exists("b"));
     w.subject.create_ro("image", None).unwrap();
-    enforce(kind, &w.store.root(), true);
+    enforce(kind, &w.store, true);
     w.create("b", &[]).unwrap();
     assert_eq!(w.limits("b"), [1024, 1024, 0, 0]);
 }
