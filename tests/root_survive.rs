@@ -9,8 +9,8 @@ use survive::operations::{OPERATIONS, OVERLAY, Operation};
 use survive::report::Report;
 use survive::{Extent, crash, fault, pairs};
 
-fn ground(store: &Store) -> Ground {
-    Ground { driver: "overlay2", root: store.root(), options: Vec::new(), step: 1, leaks: |_| Vec::new() }
+fn ground(store: &Store, step: usize) -> Ground {
+    Ground { driver: "overlay2", root: store.root(), options: Vec::new(), step, leaks: |_| Vec::new() }
 }
 
 fn all() -> Vec<&'static Operation> {
@@ -21,7 +21,7 @@ fn all() -> Vec<&'static Operation> {
 fn root_killed_at_every_step() {
     let store = Store::in_memory();
     let mut report = Report::new("crash, overlay2");
-    crash::each_step(&ground(&store), &all(), Extent::wanted(), &mut report);
+    crash::each_step(&ground(&store, 1), &all(), Extent::wanted(), &mut report);
     report.end(300);
 }
 
@@ -29,8 +29,8 @@ fn root_killed_at_every_step() {
 fn root_every_call_fails() {
     let store = Store::in_memory();
     let mut report = Report::new("fault, overlay2");
-    fault::each_call(&ground(&store), &all(), Extent::wanted(), &mut report);
-    report.end(800);
+    fault::each_call(&ground(&store, 4), &all(), Extent::wanted(), &mut report);
+    report.end(200);
 }
 
 #[test]
@@ -38,15 +38,15 @@ fn root_operations_meet() {
     let store = Store::in_memory();
     let mut report = Report::new("pairs, overlay2");
     for meeting in pairs::MEETINGS {
-        pairs::each(&ground(&store), meeting, Extent::wanted(), &mut report);
+        pairs::each(&ground(&store, 1), meeting, Extent::wanted(), &mut report);
     }
-    report.end(200);
+    report.end(60);
 }
 
 #[test]
 fn root_without_each_capability() {
     let store = Store::in_memory();
     let mut report = Report::new("capabilities, overlay2");
-    fault::each_capability(&ground(&store), &all(), &mut report);
+    fault::each_capability(&ground(&store, 1), &all(), &mut report);
     report.end(250);
 }

@@ -473,6 +473,7 @@ fn a_crash_in_a_rename_leaks_nothing(kind: &Kind) {
         w.create(id, &[]).unwrap();
     }
     let id = w.project("a");
+    w.subject.cleanup().unwrap(); // its worker would delete what is left at once
     // The layer's name was taken away, but nothing else was done.
     let trash = half("trash", 1);
     killed_after(&w, "a", &trash, RenameFlags::empty());
@@ -503,6 +504,7 @@ fn a_crash_in_an_exchange_leaks_nothing(kind: &Kind) {
         w.create(id, &[]).unwrap();
     }
     let (old, new, other) = (w.project("old"), w.project("new"), w.project("other"));
+    w.subject.cleanup().unwrap(); // its worker would delete what is left at once
     // As where a new layer, built aside, takes the place of a leftover.
     let stage = half("stage", 1);
     killed_after(&w, "new", &stage, RenameFlags::empty());

@@ -27,8 +27,8 @@ use super::common;
 /// How much of it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// In the check: every call fails once, each with another of its errors; of the points of slow stores, and of those where two
-    /// operations meet, some are left out.
+    /// In the check: a call fails once, each with another of its errors; of the points of slow stores, of the calls that fail, and of
+    /// the points where two operations meet, some are left out.
     Check,
     /// Every call fails with each of its errors, and operations meet at every point.
     All,
