@@ -29,8 +29,8 @@ fn root_killed_at_every_step() {
 fn root_every_call_fails() {
     let store = Store::in_memory();
     let mut report = Report::new("fault, overlay2");
-    fault::each_call(&ground(&store, 4), &all(), Extent::wanted(), &mut report);
-    report.end(200);
+    fault::each_call(&ground(&store, 8), &all(), Extent::wanted(), &mut report);
+    report.end(100);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn root_operations_meet() {
     for meeting in pairs::MEETINGS {
         pairs::each(&ground(&store, 1), meeting, Extent::wanted(), &mut report);
     }
-    report.end(60);
+    report.end(30);
 }
 
 #[test]

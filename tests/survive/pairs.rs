@@ -13,7 +13,7 @@ use super::supervisor::{Child, Event, Link};
 use serde_json::{Value, json};
 
 /// How many points apart those are that run in the check.
-const STEP: usize = 24;
+const STEP: usize = 48;
 
 /// One of two operations. It must be possible whatever the other did: an error is an outcome as well.
 pub struct Half {
