@@ -32,7 +32,7 @@ pub unsafe extern "C" fn graphdriver_list_layers(request: *mut graphdriver_list_
         let asked = unsafe { requests::copied(request) }?;
         // SAFETY: the caller's promise.
         let past = unsafe { past(asked.driver, asked.root) }?;
-        let each = asked.each.ok_or_else(no_function)?;
+        let each = requests::function(asked.each)?;
         let mut layers = 0;
         let mut tell = |layer: &Listed| {
             layers += 1;
@@ -68,10 +68,8 @@ pub unsafe extern "C" fn graphdriver_check(request: *mut graphdriver_check) -> c
         let asked = unsafe { requests::copied(request) }?;
         // SAFETY: the caller's promise.
         let past = unsafe { past(asked.driver, asked.root) }?;
-        let each = asked.each.ok_or_else(no_function)?;
-        if asked.flags & !GRAPHDRIVER_MEND != 0 {
-            return Err(Error::new(Kind::Invalid, format!("there is no flag {:#x}", asked.flags)));
-        }
+        let each = requests::function(asked.each)?;
+        let mend = requests::flag(asked.flags, GRAPHDRIVER_MEND)?;
         let (mut findings, mut mended) = (0, 0);
         let mut tell = |finding: &Finding| {
             findings += u64::from(finding.severity > Severity::Busy);
@@ -81,17 +79,12 @@ pub unsafe extern "C" fn graphdriver_check(request: *mut graphdriver_check) -> c
                 unsafe { each(asked.context, finding) }
             })
         };
-        let mend = asked.flags & GRAPHDRIVER_MEND != 0;
         let layers = GRAPH.inspect(past, |store| store.check(mend, &mut tell))?;
         // SAFETY: it was read from a moment ago.
         let request = unsafe { &mut *request };
         (request.layers, request.findings, request.mended) = (layers, findings, mended);
         Ok(0)
     })
-}
-
-fn no_function() -> Error {
-    Error::new(Kind::Invalid, "the function to call is NULL")
 }
 
 /// The store that is to be looked at past its driver.
@@ -114,14 +107,6 @@ fn text(text: &str) -> Result<CString> {
     CString::new(text.replace('\0', "\\0")).map_err(|_| Error::new(Kind::Internal, "a NUL byte in a text"))
 }
 
-/// What C answered: whether it goes on.
-fn answered(answer: c_int) -> Result<()> {
-    match answer {
-        0 => Ok(()),
-        _ => Err(Error::new(Kind::Cancelled, "the function that is called for each ended it")),
-    }
-}
-
 fn pointer(text: &Option<CString>) -> *const c_char {
     text.as_ref().map_or(ptr::null(), |text| text.as_ptr())
 }
@@ -141,7 +126,7 @@ fn with_layer(layer: &Listed, call: impl FnOnce(&graphdriver_layer) -> c_int) ->
     };
     let size = size_of::<graphdriver_layer>();
     let (id, parent, why) = (id.as_ptr(), pointer(&parent), pointer(&why));
-    answered(call(&graphdriver_layer { size, id, parent, access, state, why }))
+    requests::answered(call(&graphdriver_layer { size, id, parent, access, state, why }))
 }
 
 fn with_finding(finding: &Finding, call: impl FnOnce(&graphdriver_finding) -> c_int) -> Result<()> {
@@ -155,5 +140,5 @@ fn with_finding(finding: &Finding, call: impl FnOnce(&graphdriver_finding) -> c_
     };
     let (size, mended) = (size_of::<graphdriver_finding>(), u32::from(finding.mended));
     let (layer, what, remedy) = (pointer(&layer), what.as_ptr(), remedy.as_ptr());
-    answered(call(&graphdriver_finding { size, layer, severity, mended, what, remedy }))
+    requests::answered(call(&graphdriver_finding { size, layer, severity, mended, what, remedy }))
 }

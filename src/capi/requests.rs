@@ -61,18 +61,31 @@ pub(super) unsafe fn digests(asked: &graphdriver_unpack) -> Result<Digests> {
         (!text.is_null()).then(|| Digest::parse(unsafe { CStr::from_ptr(text) }.to_bytes())).transpose()
     };
     let (read, archive) = (expected(asked.expected_digest)?, expected(asked.expected_diff_id)?);
-    let wanted = takes_digests(asked.flags)?;
+    let wanted = !flag(asked.flags, GRAPHDRIVER_WITHOUT_DIGESTS)?;
     if !wanted && (read.is_some() || archive.is_some()) {
         return Err(Error::new(Kind::Invalid, "a digest is expected, and none is to be taken"));
     }
     Ok(Digests { wanted, read, archive })
 }
 
-fn takes_digests(flags: u64) -> Result<bool> {
-    match flags {
-        0 => Ok(true),
-        GRAPHDRIVER_WITHOUT_DIGESTS => Ok(false),
-        other => Err(Error::new(Kind::Invalid, format!("there are no such flags: {other:#x}"))),
+/// Whether the only flag that a request may have is set.
+pub(super) fn flag(flags: u64, known: u64) -> Result<bool> {
+    if flags & !known == 0 {
+        return Ok(flags == known);
+    }
+    Err(Error::new(Kind::Invalid, format!("there are no such flags: {flags:#x}")))
+}
+
+/// The function that is to be called for each of several things.
+pub(super) fn function<F>(each: Option<F>) -> Result<F> {
+    each.ok_or_else(|| Error::new(Kind::Invalid, "the function to call is NULL"))
+}
+
+/// What such a function answered: whether it goes on.
+pub(super) fn answered(answer: c_int) -> Result<()> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(Error::new(Kind::Cancelled, "the function that is called for each ended it")),
     }
 }
 
@@ -98,7 +111,7 @@ pub(super) fn form(asked: &graphdriver_diff) -> Result<Form> {
         GRAPHDRIVER_ZSTD => Compression::Zstd(asked.level),
         other => return Err(Error::new(Kind::Invalid, format!("there is no compression {other}"))),
     };
-    Ok(Form { compression, digests: takes_digests(asked.flags)? })
+    Ok(Form { compression, digests: !flag(asked.flags, GRAPHDRIVER_WITHOUT_DIGESTS)? })
 }
 
 /// A digest as C is told it: the empty string if it was not taken.
@@ -150,10 +163,7 @@ pub(super) unsafe fn tell(
     };
     let path = CString::new([b"/", path].concat()).map_err(|_| Error::new(Kind::Internal, "a NUL byte in a name"))?;
     // SAFETY: the caller's promise; the path lives through the call.
-    match unsafe { each(context, number, path.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(Error::new(Kind::Cancelled, "the function that is told of changes ended it")),
-    }
+    answered(unsafe { each(context, number, path.as_ptr()) })
 }
 
 /// A C callback as a writer.

@@ -99,7 +99,7 @@ pub unsafe extern "C" fn graphdriver_changes(
     guard("graphdriver_changes", -1, || {
         // SAFETY: the caller's promise.
         let (id, base) = unsafe { (input::layer_id(id)?, input::parent(base)?) };
-        let each = each.ok_or_else(|| Error::new(Kind::Invalid, "the function to call is NULL"))?;
+        let each = requests::function(each)?;
         // SAFETY: the caller's promise.
         let mut tell = |path: &[u8], change| unsafe { requests::tell(each, context, path, change) };
         GRAPH.transfer(&id, |driver, cancel| driver.changes(&id, &Against { base, cancel }, &mut tell)).map(|()| 0)
