@@ -43,6 +43,16 @@ pub(super) fn measure(quota: Option<&Control>, home: &OwnedFd, layer: &Layer) ->
     counted.map_or_else(|| tree::usage(diff.as_fd()), Ok)
 }
 
+/// Whether the layer still has its name: a removal takes that away before all else.
+fn is_standing(home: &OwnedFd, layer: &Layer) -> Result<bool> {
+    let this = fs::stat_fd(layer)?;
+    match fs::stat_at_follow(home, layer.id.as_str()) {
+        Ok(there) => Ok((there.device, there.inode) == (this.device, this.inode)),
+        Err(e) if fs::is_absent(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 impl Shared {
     /// Looks for a layer of which the caller learns. Whoever replaces one that was never told of holds it, and this waits for that:
     /// what was told of is not replaced. Beside the layer: whether anything would be lost with it.
@@ -65,26 +75,24 @@ impl Shared {
         Ok(found.is_some_and(|(_, is_worth)| is_worth))
     }
 
-    pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+    /// What is told of a layer without waiting for whoever works on it. If it is removed meanwhile, what was seen may be the half
+    /// of it: then it is as if it had been asked for later.
+    fn telling<T>(&self, id: &LayerId, tell: impl FnOnce(&OwnedFd, &Layer) -> Result<T>) -> Result<T> {
         let home = self.home.open()?;
         let Some((layer, _)) = self.find_and_tell(&home, id)? else {
             return Err(absent(id));
         };
-        Ok(parts(&self.home, &home, &layer, id))
+        let told = tell(&home, &layer);
+        if is_standing(&home, &layer)? { told } else { Err(absent(id)) }
     }
 
+    pub(super) fn metadata_of(&self, id: &LayerId) -> Result<Vec<Metadatum>> {
+        self.telling(id, |home, layer| Ok(parts(&self.home, home, layer, id)))
+    }
+
+    /// Nobody waits for a long measurement.
     pub(super) fn usage_of(&self, id: &LayerId) -> Result<Usage> {
-        let home = self.home.open()?;
-        let Some((layer, _)) = self.find_and_tell(&home, id)? else {
-            return Err(absent(id));
-        };
-        let inode = fs::stat_fd(&layer)?.inode;
-        // Nobody waits for a long measurement: the layer may be removed meanwhile, and made anew.
-        let is_gone = || -> Result<bool> {
-            Ok(Layer::find(&home, id)?.is_none_or(|found| fs::stat_fd(&found).is_ok_and(|stat| stat.inode != inode)))
-        };
-        measure(self.quota.as_ref().ok(), &home, &layer)
-            .map_err(|e| if is_gone().unwrap_or(false) { e.with_kind(Kind::NotFound) } else { e })
+        self.telling(id, |home, layer| measure(self.quota.as_ref().ok(), home, layer))
     }
 
     /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment. Most hosts never
