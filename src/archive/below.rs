@@ -5,7 +5,7 @@
 //! no symlink is followed, and a lower that has something else in the place of a directory hides those below it.
 
 use crate::error::Result;
-use crate::error::errno::ENOENT;
+use crate::error::errno::{ELOOP, ENOENT, ENOTDIR, ERANGE, EXDEV};
 use crate::sys::openat2;
 use crate::sys::xattr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -69,10 +69,8 @@ impl Lookup {
                 break;
             }
             let here = openat2::open_no_links(top, &join(&path[..=depth]))?;
-            have = match here.is_some_and(|here| is_opaque(&here)) {
-                true => Vec::new(),
-                false => below.step(base, &have, &path[..depth], &path[depth])?.0,
-            };
+            let hides = here.map(|here| is_opaque(&here)).transpose()?.unwrap_or_default();
+            have = if hides { Vec::new() } else { below.step(base, &have, &path[..depth], &path[depth])?.0 };
         }
         (self.at, self.have) = (path.to_vec(), Some(have));
         Ok(())
@@ -103,15 +101,19 @@ impl Below {
             match openat2::open_no_links(base.as_fd(), &full) {
                 Ok(Some(dir)) => {
                     found.push(layer);
-                    let hides = is_opaque(&dir);
+                    let hides = is_opaque(&dir)?;
                     nearest.get_or_insert(dir);
                     if hides {
                         break;
                     }
                 }
                 Err(e) if e.errno() == ENOENT => {}
-                // Too long for the kernel, or not readable, is as good as not there; a file or a whiteout hides what is below.
-                Ok(None) | Err(_) => break,
+                // Nobody has what is too long for the kernel.
+                Ok(None) => break,
+                // A file, a symlink or a whiteout hides what is below; what is mounted there is none of the layer's.
+                Err(e) if [ELOOP, ENOTDIR, EXDEV].contains(&e.errno()) => break,
+                // What cannot be looked at now must not be taken for missing: its directories would become everybody's.
+                Err(e) => return Err(e.context("look at what is below an implied directory")),
             }
         }
         Ok((found, nearest))
@@ -123,6 +125,10 @@ fn join(path: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// Overlayfs' value of the mark is `y`; a directory with `x` only may hold whiteouts.
-fn is_opaque(dir: &OwnedFd) -> bool {
-    crate::sys::caps::with(crate::sys::caps::SYS_ADMIN, || xattr::get::<4>(dir, OPAQUE)).is_ok_and(|value| value == b"y")
+fn is_opaque(dir: &OwnedFd) -> Result<bool> {
+    match crate::sys::caps::with(crate::sys::caps::SYS_ADMIN, || xattr::get::<4>(dir, OPAQUE)) {
+        Ok(value) => Ok(value == b"y"),
+        Err(e) if xattr::is_absent(&e) || e.errno() == ERANGE => Ok(false),
+        Err(e) => Err(e),
+    }
 }

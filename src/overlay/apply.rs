@@ -5,7 +5,8 @@ use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
 use super::repair::lowers_of;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
-use crate::error::Result;
+use crate::error::errno::{EINVAL, ELOOP, ENOTDIR};
+use crate::error::{Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::room;
@@ -38,7 +39,7 @@ impl Shared {
             shift: self.options.remap,
             limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
-            below: self.below(&home, &layer),
+            below: below(&home, &layer)?,
             cancel: request.cancel,
             digests: request.digests,
         };
@@ -79,23 +80,6 @@ impl Shared {
         unpacked.map_err(|e| if is_lost { e.hint("the layer is incomplete now; remove it and make it anew") } else { e })
     }
 
-    /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
-    fn below(&self, home: &OwnedFd, layer: &Layer) -> Below {
-        let lowers = lowers_of(home, layer).unwrap_or_default();
-        let mut paths = Vec::with_capacity(lowers.0.len());
-        for link in &lowers.0 {
-            let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
-            paths.extend(owner.map(|id| PathBuf::from(id.as_str()).join(DIFF)));
-            if look(home, link).is_ok_and(|seen| seen.root_opaque) {
-                break;
-            }
-        }
-        match fs::open_dir_at(home, ".") {
-            Ok(base) if !paths.is_empty() => Below::new(base, paths),
-            _ => Below::default(),
-        }
-    }
-
     /// Makes an empty layer of one that an archive failed in: also the root's owner, mode and attributes (an ACL among them
     /// would be handed down) are as they were. In place, because the layer may be mounted.
     fn empty_again(&self, layer: &Layer, diff: &OwnedFd, root: &Stat) -> Result<()> {
@@ -116,5 +100,33 @@ impl Shared {
         layer.set_root_opaque()?;
         undo.with(|| layer.set_root_transparent());
         self.make_base(layer, undo)
+    }
+}
+
+/// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
+fn below(home: &OwnedFd, layer: &Layer) -> Result<Below> {
+    let lowers = found(lowers_of(home, layer))?.unwrap_or_default();
+    let mut paths = Vec::with_capacity(lowers.0.len());
+    for link in &lowers.0 {
+        let owner = found(fs::read_link_at(home, link.path()))?.and_then(|text| owner_of(&text));
+        paths.extend(owner.map(|id| PathBuf::from(id.as_str()).join(DIFF)));
+        if found(look(home, link))?.is_some_and(|seen| seen.root_opaque) {
+            break;
+        }
+    }
+    let base = fs::open_dir_at(home, ".")?;
+    Ok(if paths.is_empty() { Below::default() } else { Below::new(base, paths) })
+}
+
+/// `None` for what is missing or damaged.
+fn found<T>(looked: Result<T>) -> Result<Option<T>> {
+    match looked {
+        Ok(value) => Ok(Some(value)),
+        Err(e)
+            if e.kind() == Kind::Corrupt || e.kind() == Kind::NotFound || [EINVAL, ELOOP, ENOTDIR].contains(&e.errno()) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
