@@ -199,15 +199,20 @@ impl Store {
     }
 
     fn save(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.steps.make("save", name, || match self.replace(name, content) {
+        self.steps.make("save", name, || match self.put(name, content) {
             Err(e) if e.kind() == Kind::NoSpace => self.overwrite(name, content).map_err(|other| e.and_also(other)),
-            outcome => outcome,
+            outcome => outcome.and_then(|()| fs::fsync(&self.dir, "metadata")),
         })
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.put(name, content).and_then(|()| fs::fsync(&self.dir, "metadata"))
+    }
+
+    /// Gives the name to a file with this content; what is left is to force the directory to disk.
+    fn put(&self, name: &str, content: &[u8]) -> Result<()> {
         let staging = format!(".tmp-{}-{}", &name[..name.len().min(200)], fs::random_name::<5>()?);
-        fs::replace_at(&self.dir, name, &staging, content, 0o640, true)
+        fs::put_at(&self.dir, name, &staging, content, 0o640, true)
     }
 
     /// Writes over the content of a file, as long as it is, which takes no space.

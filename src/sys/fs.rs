@@ -112,15 +112,17 @@ pub fn made_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mode: u3
 /// Replaces the file `name` by one with this content, in one step: readers see the old or the new, also after a crash when
 /// `sync` is set. `staging` names the file meanwhile.
 pub fn replace_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mode: u32, sync: bool) -> Result<()> {
-    let replaced = write_new_at(&dir, staging, content, mode, sync).and_then(|()| rename_at(&dir, staging, &dir, name));
-    match replaced {
-        Ok(()) if sync => fsync(dir, name),
-        Ok(()) => Ok(()),
-        Err(e) => Err(match remove_file_at(dir, staging) {
-            Err(other) if !is_absent(&other) => e.and_also(other),
-            _ => e,
-        }),
-    }
+    put_at(&dir, name, staging, content, mode, sync)?;
+    if sync { fsync(dir, name) } else { Ok(()) }
+}
+
+/// The same, but that the new name is not forced to disk. An error means that the old file is as it was.
+pub fn put_at(dir: impl AsFd, name: &str, staging: &str, content: &[u8], mode: u32, sync: bool) -> Result<()> {
+    let put = write_new_at(&dir, staging, content, mode, sync).and_then(|()| rename_at(&dir, staging, &dir, name));
+    put.map_err(|e| match remove_file_at(dir, staging) {
+        Err(other) if !is_absent(&other) => e.and_also(other),
+        _ => e,
+    })
 }
 
 /// Writes `content` over the beginning of the existing file `name`, and forces it to disk. Takes no space that it does not have.

@@ -66,7 +66,7 @@ fn point(
     ground.prepare(operation);
     let mut child = start(ground, operation);
     let mut found = Vec::new();
-    let Some((call, errno, outcome)) = fail(&mut child, at, which) else {
+    let Some((Failed { call, path, errno }, outcome)) = fail(&mut child, at, which) else {
         child.end();
         ground.view_and_clear(&mut found);
         report.found(&format!("{}, undisturbed", operation.name), found);
@@ -75,8 +75,8 @@ fn point(
     let what = format!("{}, call {at}, {call}, errno {errno}", operation.name);
     // What a start leaves to the worker is tried again, and no call has said that it is done.
     let is_said = outcome["errno"] == 0 && !operation.takes_back && !operation.starts;
-    // devicemapper writes in place then, which takes no room.
-    let is_written_in_place = ground.driver == "devicemapper" && errno == libc::ENOSPC;
+    // devicemapper writes over the old file then, which takes no room.
+    let is_written_in_place = errno == libc::ENOSPC && path.is_some_and(|path| path.contains("/metadata/.tmp-"));
     if is_said && !is_written_in_place && FLUSHES.contains(&call.kind().name) {
         found.push("it succeeded, and nobody knows whether it is on the disk".to_owned());
     }
@@ -186,8 +186,16 @@ fn start(ground: &Ground, operation: &Operation) -> Child {
     })
 }
 
-/// Lets the `at`-th call fail. The call, its error, and what came of the operation; the process waits at a mark then.
-fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Call, i32, Value)> {
+/// A call that was made to fail.
+struct Failed {
+    call: Call,
+    /// What its descriptor was of.
+    path: Option<String>,
+    errno: i32,
+}
+
+/// Lets the `at`-th call fail. What that was, and what came of the operation; the process waits at a mark then.
+fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Failed, Value)> {
     let mut seen = 0;
     let mut failed = None;
     let mut outcome = None;
@@ -197,7 +205,7 @@ fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Call, i32, Value)
                 if seen == at {
                     let errors = call.kind().errors;
                     let errno = errors[(at + which) % errors.len()];
-                    failed = Some((call, errno));
+                    failed = Some(Failed { call, path: call.path(), errno });
                     child.fail(&call, errno);
                 } else {
                     child.go_on(&call);
@@ -210,7 +218,7 @@ fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Call, i32, Value)
                 Some(outcome) => {
                     // A worker of this process may still be at work, and get to that call.
                     child.go_on(&call);
-                    return failed.map(|(call, errno)| (call, errno, outcome));
+                    return failed.map(|failed| (failed, outcome));
                 }
             },
             Event::Told(value) => outcome = Some(value),
