@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::old_kernel::without;
+use common::old_kernel::{GETXATTRAT, without};
 use common::scenarios::{World, run_each};
 use common::subject::{Rust, Subject};
 use common::{Store, run};
@@ -50,7 +50,7 @@ fn root_before_linux_5_8_without_mount_attributes_in_statx() {
 }
 
 /// All that is left out above and below by itself.
-const NEWER: [libc::c_long; 10] = [
+const NEWER: [libc::c_long; 11] = [
     libc::SYS_openat2,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
@@ -61,11 +61,12 @@ const NEWER: [libc::c_long; 10] = [
     libc::SYS_fchmodat2,
     libc::SYS_mount_setattr,
     libc::SYS_renameat2,
+    GETXATTRAT,
 ];
 
 #[test]
-fn root_without_fchmodat2() {
-    without(&[libc::SYS_fchmodat2]);
+fn root_before_linux_6_6_without_fchmodat2_and_getxattrat() {
+    without(&[libc::SYS_fchmodat2, GETXATTRAT]);
     run_all();
 }
 

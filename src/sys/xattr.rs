@@ -3,8 +3,9 @@
 use crate::error::{Error, Result};
 use crate::sys::fs::{c_string, shown};
 use nix::errno::Errno;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Whether the error says that there is no such attribute, or that the filesystem has none of that kind.
 pub fn is_absent(error: &Error) -> bool {
@@ -36,17 +37,42 @@ pub fn is_set(fd: impl AsFd, name: &str) -> Result<bool> {
     let key = c_string(name)?;
     // SAFETY: `key` is NUL-terminated and lives through the call; with a size of 0 nothing is written (getxattr(2)).
     let got = unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), key.as_ptr(), std::ptr::null_mut(), 0) };
-    match Errno::result(got) {
-        Ok(_) => Ok(true),
-        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
-        Err(e) => Err(Error::sys(format!("get xattr '{}'", shown(name)), e as i32)),
-    }
+    has(Errno::result(got), || format!("get xattr '{}'", shown(name)))
 }
 
 /// The same of the file or directory at `path` below an open directory, symlinks followed.
 pub fn is_set_below(dir: impl AsFd, path: &str, name: &str) -> Result<bool> {
-    // getxattrat is of Linux 6.13.
+    /// Before Linux 6.13, or under a seccomp filter that is older than the call.
+    static MISSING: AtomicBool = AtomicBool::new(false);
+    if !MISSING.load(Relaxed) {
+        match getxattrat(dir.as_fd(), path, name)? {
+            Err(Errno::ENOSYS | Errno::EPERM) => MISSING.store(true, Relaxed),
+            asked => return has(asked, || format!("get xattr '{}' of '{}'", shown(name), shown(path))),
+        }
+    }
     is_set_at(Path::new(&format!("/proc/thread-self/fd/{}/{path}", dir.as_fd().as_raw_fd())), name)
+}
+
+/// `getxattrat(2)` for the size only.
+fn getxattrat(dir: BorrowedFd<'_>, path: &str, name: &str) -> Result<nix::Result<libc::c_long>> {
+    /// `asm-generic/unistd.h`; the same on every architecture that this library is built for.
+    const NUMBER: libc::c_long = 464;
+    /// `struct xattr_args` of `linux/xattr.h`.
+    #[repr(C)]
+    struct Arguments {
+        value: u64,
+        size: u32,
+        flags: u32,
+    }
+    let (place, key) = (c_string(path)?, c_string(name)?);
+    let size_only = Arguments { value: 0, size: 0, flags: 0 };
+    // SAFETY: both strings are NUL-terminated and live through the call, as do the arguments, of which their size is told; with a
+    // size of 0 in them nothing is written.
+    let got = unsafe {
+        let (dir, arguments) = (dir.as_raw_fd(), &raw const size_only);
+        libc::syscall(NUMBER, dir, place.as_ptr(), 0, key.as_ptr(), arguments, size_of::<Arguments>())
+    };
+    Ok(Errno::result(got))
 }
 
 /// The same of the file or directory at `path`, symlinks followed.
@@ -55,10 +81,15 @@ pub fn is_set_at(path: &Path, name: &str) -> Result<bool> {
     let key = c_string(name)?;
     // SAFETY: both are NUL-terminated and live through the call; with a size of 0 nothing is written (getxattr(2)).
     let got = unsafe { libc::getxattr(place.as_ptr(), key.as_ptr(), std::ptr::null_mut(), 0) };
-    match Errno::result(got) {
+    has(Errno::result(got), || format!("get xattr '{}' of '{}'", shown(name), shown(path)))
+}
+
+/// Whether the attribute of which the size was asked is there.
+fn has<S>(asked: nix::Result<S>, call: impl FnOnce() -> String) -> Result<bool> {
+    match asked {
         Ok(_) => Ok(true),
         Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(false),
-        Err(e) => Err(Error::sys(format!("get xattr '{}' of '{}'", shown(name), shown(path)), e as i32)),
+        Err(e) => Err(Error::sys(call(), e as i32)),
     }
 }
 

@@ -86,6 +86,8 @@ pub const KINDS: &[Kind] = &[
     kind("getdents64", libc::SYS_getdents64, Changes::Never, LOOK),
     kind("read", libc::SYS_read, Changes::Never, &[libc::EIO, libc::EINTR]),
     kind("readlinkat", libc::SYS_readlinkat, Changes::Never, LOOK),
+    kind("getxattr", libc::SYS_getxattr, Changes::Never, LOOK),
+    kind("getxattrat", super::common::old_kernel::GETXATTRAT, Changes::Never, LOOK),
     kind("fgetxattr", libc::SYS_fgetxattr, Changes::Never, LOOK),
     kind("flock", libc::SYS_flock, Changes::Never, &[libc::ENOLCK, libc::EINTR]),
     kind("clone3", libc::SYS_clone3, Changes::Never, THREAD),
