@@ -6,7 +6,10 @@ use crate::digest::{Digest, Hasher};
 use crate::driver::{Compression, Form};
 use crate::error::errno::{ECANCELED, EINVAL, EIO};
 use crate::error::{Error, Kind, Result};
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufWriter, Write};
+
+/// Compressors write 32 KiB at a time, and each costs the caller a call: so many bytes are collected.
+const COLLECTED: usize = 1 << 18;
 
 /// What was written.
 pub(super) struct Written {
@@ -63,17 +66,27 @@ pub(super) fn run(mut from: impl BufRead, form: Form, cancel: &Cancel, to: &mut 
         Compression::Gzip(level) => {
             // Neither a name nor a time goes into the header.
             let level = if level == 0 { flate2::Compression::default() } else { flate2::Compression::new(level) };
-            copy(&mut from, flate2::write::GzEncoder::new(outlet, level)).and_then(flate2::write::GzEncoder::finish)
+            let encoder = flate2::write::GzEncoder::new(collecting(outlet), level);
+            copy(&mut from, encoder).and_then(flate2::write::GzEncoder::finish).and_then(collected)
         }
         Compression::Zstd(level) => {
             let level = i32::try_from(level).map_err(|_| Error::sys("choose a compression level", EINVAL))?;
-            let encoder = zstd::stream::write::Encoder::new(outlet, level);
-            encoder.and_then(|encoder| copy(&mut from, encoder)).and_then(zstd::stream::write::Encoder::finish)
+            let encoder = zstd::stream::write::Encoder::new(collecting(outlet), level);
+            let ended = encoder.and_then(|encoder| copy(&mut from, encoder)).and_then(zstd::stream::write::Encoder::finish);
+            ended.and_then(collected)
         }
     };
     let outlet =
         outlet.map_err(|e| Error::sys("write the archive", e.raw_os_error().unwrap_or(EIO)).context(e.to_string()))?;
     Ok(Written { digest: outlet.hasher.map(Hasher::finish), bytes: outlet.bytes })
+}
+
+fn collecting(outlet: Outlet<'_>) -> BufWriter<Outlet<'_>> {
+    BufWriter::with_capacity(COLLECTED, outlet)
+}
+
+fn collected(writer: BufWriter<Outlet<'_>>) -> io::Result<Outlet<'_>> {
+    writer.into_inner().map_err(io::IntoInnerError::into_error)
 }
 
 fn copy<W: Write>(from: &mut impl BufRead, mut to: W) -> io::Result<W> {
