@@ -30,7 +30,7 @@ pub const IDS: &[&str] = &["box", "new", "upper", "image"];
 /// Makes the layers that are there before every operation: an image of two layers, and a container upon it.
 pub fn furnish(subject: &dyn Subject) -> Outcome<()> {
     subject.create_ro("image", None)?;
-    subject.apply("image", &Tar::new().file("image", "1").dir("dir").file("dir/below", "2").done())?;
+    subject.apply("image", &Tar::new().file("image", "1").dir_of("dir", 0o2750, (7, 8)).file("dir/below", "2").done())?;
     subject.create_ro("upper", Some("image"))?;
     subject.apply("upper", &Tar::new().file("upper", "3").done())?;
     subject.create_rw("box", Some("upper"))?;
@@ -39,14 +39,15 @@ pub fn furnish(subject: &dyn Subject) -> Outcome<()> {
     subject.umount("box")
 }
 
-/// One of everything that an archive of a layer has.
+/// One of everything that an archive of a layer has. It implies a directory that the layer below has.
 fn archive() -> Vec<u8> {
     Tar::new()
         .dir_of("made", 0o1750, (7, 8))
         .file("made/file", "5")
         .symlink("link", "made/file")
         .hard_link("hard", "made/file")
-        .file(".wh.dir", "")
+        .file("dir/above", "5")
+        .file(".wh.image", "")
         .done()
 }
 
@@ -147,21 +148,42 @@ pub const OPERATIONS: &[Operation] = &[
     operation("clean-up", |s, _| s.cleanup()),
 ];
 
+/// The container has nothing left but its content.
+const PARTS_GONE: fn(&Ground) = |ground| {
+    let layer = ground.home().join("box");
+    let link = fs::read_to_string(layer.join("link")).unwrap();
+    fs::remove_file(ground.home().join("l").join(link)).unwrap();
+    for name in ["link", "lower"] {
+        fs::remove_file(layer.join(name)).unwrap();
+    }
+    fs::remove_dir_all(layer.join("work")).unwrap();
+    fs::remove_dir(layer.join("merged")).unwrap();
+};
+
 /// Those of a store of overlay2.
 pub const OVERLAY: &[Operation] = &[
     Operation {
-        damage: |ground| {
-            let layer = ground.home().join("box");
-            let link = fs::read_to_string(layer.join("link")).unwrap();
-            fs::remove_file(ground.home().join("l").join(link)).unwrap();
-            for name in ["link", "lower"] {
-                fs::remove_file(layer.join(name)).unwrap();
-            }
-            fs::remove_dir_all(layer.join("work")).unwrap();
-            fs::remove_dir(layer.join("merged")).unwrap();
-        },
+        starts: true,
+        damage: |ground| fs::remove_dir_all(ground.home()).unwrap(),
+        ..operation("init where nothing is", NOTHING)
+    },
+    operation("export", |s, _| s.diff("box", None).map(drop)),
+    Operation {
+        damage: PARTS_GONE,
         also: &[("box", "refused")],
         ..operation("repair", |s, _| s.repair("box", Some("upper")))
+    },
+    // Of an image's layer, whose parent its children know.
+    Operation {
+        damage: |ground| {
+            let layer = ground.home().join("upper");
+            let link = fs::read_to_string(layer.join("link")).unwrap();
+            fs::remove_file(ground.home().join("l").join(link)).unwrap();
+            fs::remove_file(layer.join("link")).unwrap();
+            fs::remove_file(layer.join("lower")).unwrap();
+        },
+        also: &[("box", "refused"), ("upper", "refused")],
+        ..operation("check that mends", |s, _| s.check(true).map(drop))
     },
     // One that has children, as the worker takes others away before anybody else comes.
     Operation {
