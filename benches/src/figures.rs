@@ -5,6 +5,7 @@ use std::path::Path;
 
 /// One line of a table: what it is about, and what was measured.
 pub(crate) struct Row {
+    section: &'static str,
     pub(crate) table: &'static str,
     labels: Vec<(&'static str, String)>,
     numbers: Vec<(&'static str, f64)>,
@@ -22,6 +23,8 @@ impl Row {
 
 #[derive(Default)]
 pub(crate) struct Figures {
+    /// Which section measures now.
+    pub(crate) section: &'static str,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -41,14 +44,17 @@ impl Figures {
         let cells: Vec<String> =
             labels.iter().map(|(_, text)| text.clone()).chain(numbers.iter().map(|(_, n)| shown(*n))).collect();
         println!("| {} |", cells.join(" | "));
-        self.rows.push(Row { table, labels: labels.into(), numbers: numbers.into() });
+        self.rows.push(Row { section: self.section, table, labels: labels.into(), numbers: numbers.into() });
     }
 
-    /// Writes everything, with what it was measured on.
-    pub(crate) fn write(&self, path: &Path, machine: &[(&str, String)]) {
-        let rows: Vec<Value> = self.rows.iter().map(row_as_json).collect();
+    /// Writes all that a section has measured, with what it was measured on, into the place that the section has in the file.
+    pub(crate) fn write(&self, path: &Path, section: &str, machine: &[(&str, String)]) {
+        let rows: Vec<Value> = self.rows.iter().filter(|row| row.section == section).map(row_as_json).collect();
         let machine: Map<String, Value> = machine.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
-        let text = serde_json::to_string_pretty(&json!({ "machine": machine, "rows": rows })).unwrap();
+        let known = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let mut sections: Map<String, Value> = known.unwrap_or_default();
+        sections.insert(section.to_owned(), json!({ "machine": machine, "rows": rows }));
+        let text = serde_json::to_string_pretty(&sections).unwrap();
         std::fs::write(path, text + "\n").unwrap();
     }
 }

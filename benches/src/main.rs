@@ -59,16 +59,19 @@ fn main() {
     let (options, sections): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| word.starts_with("--"));
     let settings = Settings::new(options.contains(&"--quick"));
     own_namespace();
-    let machine = [
+    let mode = if settings.quick { "quick" } else { "full" };
+    let machine = || [
         ("kernel", shell("uname -r")),
         ("processor", shell("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1")),
         ("processors", shell("nproc")),
         ("load before", shell("cut -d' ' -f1-3 /proc/loadavg")),
         ("commit", shell("git describe --always --dirty 2>/dev/null || echo unknown")),
         ("date", shell("date -u +%FT%RZ")),
-        ("mode", if settings.quick { "quick" } else { "full" }.to_owned()),
+        ("mode", mode.to_owned()),
     ];
-    machine.iter().for_each(|(name, value)| println!("{name}: {value}"));
+    machine().iter().for_each(|(name, value)| println!("{name}: {value}"));
+    let plots = Path::new("docs/plots");
+    std::fs::create_dir_all(plots).unwrap();
     let scratch = Scratch::new();
     let mut figures = Figures::default();
     type Section = fn(&mut Figures, &Scratch, &Settings);
@@ -82,13 +85,13 @@ fn main() {
     ];
     for (name, section) in all {
         if sections.contains(&name) || (sections.is_empty() && name != "export") {
-            let start = Instant::now();
+            let (start, machine) = (Instant::now(), machine());
+            figures.section = name;
             section(&mut figures, &scratch, &settings);
+            figures.write(&plots.join("figures.json"), name, &machine);
             eprintln!("{name}: {:.0} s", start.elapsed().as_secs_f64());
         }
     }
     summary::print(&figures);
-    let plots = Path::new("docs/plots");
     plots::draw(&figures, plots);
-    figures.write(&plots.join("figures.json"), &machine);
 }
