@@ -14,7 +14,6 @@ use crate::sys::process::{lock_exclusive, lock_holder, unlock};
 use crate::sys::xattr;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -46,7 +45,8 @@ impl Lease {
     /// [`Kind::Busy`]: another process has it, or another driver of this one; the text names the process where it can be found.
     pub fn take(home: &Path) -> Result<Lease> {
         let what = || format!("home '{}'", fs::shown(home));
-        let is_new = make(home).context(what)?;
+        // Nobody but root has business in there: set-user-id programs of images lie around in it.
+        let is_new = fs::make_dirs(home, 0o700).context(what)?;
         let dir = fs::open_dir(home).context(what)?;
         match keep_to_root(&dir, is_new) {
             // As it is, it can be read.
@@ -125,24 +125,6 @@ fn store_name(home: &OwnedFd) -> Vec<u8> {
 
 fn key(stat: &Stat) -> (u64, u64) {
     (stat.device, stat.inode)
-}
-
-/// Makes the directory with those above it; whether it was missing. Nobody but root has business in there: set-user-id programs
-/// of images lie around in it.
-fn make(home: &Path) -> Result<bool> {
-    let failed = |e: &std::io::Error| Error::sys("make the directory", e.raw_os_error().unwrap_or_default());
-    if home.is_dir() {
-        return Ok(false);
-    }
-    let mut builder = std::fs::DirBuilder::new();
-    if let Some(parent) = home.parent() {
-        builder.recursive(true).mode(0o700).create(parent).map_err(|e| failed(&e))?;
-    }
-    match builder.recursive(false).mode(0o700).create(home) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(failed(&e)),
-    }
 }
 
 /// What is above home may have an ACL or a group that it hands down: none of it is for layers, whose `diff` becomes a container's

@@ -15,7 +15,6 @@ use crate::sys::fs::{self, FileKind};
 use crate::sys::loopdev;
 use crate::sys::process::lock_exclusive;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Data block size, sectors: 64 KiB, the smallest that a pool takes; good for many small layers.
@@ -77,8 +76,7 @@ fn adopt(kernel: &Kernel, name: &str, parts: &[(PathBuf, u64)]) -> Result<Option
 
 fn activate(kernel: &Kernel, name: &str, parts: &[(PathBuf, u64); 2]) -> Result<()> {
     let dir = parts[0].0.parent().unwrap_or(Path::new("."));
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|e| io(&format!("mkdir '{}'", dir.display()), &e))?;
+    fs::make_dirs(dir, 0o700)?;
     let [metadata, data] = parts;
     let (metadata, data) = (open(metadata)?, open(data)?);
     fs::fsync(fs::open_dir(dir)?, "loop pool directory")?;

@@ -87,7 +87,7 @@ impl Kernel {
         // The crate tells only the text of this failure, so the node is tried first for its errno.
         let control = "/dev/mapper/control";
         match std::fs::File::open(control) {
-            Ok(_) => DM::new().map(Kernel).map_err(|e| failed("open the control node", control, &e)),
+            Ok(_) => DM::new().map(Kernel).map_err(|e| failed("open the control node", control, &e).context(e.to_string())),
             Err(e) => Err(Error::sys(format!("open {control}"), e.raw_os_error().unwrap_or(libc::EIO))
                 .hint("is the module dm_thin_pool loaded, and is this process root?")),
         }

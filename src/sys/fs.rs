@@ -48,6 +48,22 @@ pub fn is_absent(error: &Error) -> bool {
     error.errno() == Errno::ENOENT as i32
 }
 
+/// Makes a directory by path, and those above it that are missing; false if it was there. The umask applies to the mode.
+pub fn make_dirs(path: &Path, mode: u32) -> Result<bool> {
+    match named(nix::sys::stat::stat(path), "stat", path.as_os_str()) {
+        Ok(_) => return Ok(false), // who opens it finds out what it is
+        Err(e) if is_absent(&e) => {}
+        Err(e) => return Err(e),
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dirs(parent, mode)?;
+    }
+    match named(nix::unistd::mkdir(path, Mode::from_bits_truncate(mode)), "mkdir", path.as_os_str()) {
+        Err(e) if e.errno() == Errno::EEXIST as i32 => Ok(false),
+        made => made.map(|()| true),
+    }
+}
+
 /// Opens an existing directory by path, following symlinks: for places the host's administrator named.
 pub fn open_dir(path: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
