@@ -13,6 +13,9 @@ pub type Disk = BTreeMap<String, String>;
 const MARKS: &[&str] = &["trusted.graphdriver.access", "trusted.graphdriver.unfinished"];
 
 pub fn disk(home: &Path, mounted: &[String]) -> Disk {
+    if !home.exists() {
+        return Disk::new(); // an operation made nothing
+    }
     let entries = |dir: &Path| super::common::names(dir).into_iter().filter(|name| !name.starts_with('.'));
     let target = |link: &String| std::fs::read_link(home.join("l").join(link)).unwrap_or_default().display().to_string();
     let links: Vec<(String, String)> = match home.join("l").is_dir() {

@@ -66,7 +66,7 @@ fn point(
     ground.prepare(operation);
     let mut child = start(ground, operation);
     let mut found = Vec::new();
-    let Some((Failed { call, path, errno }, outcome)) = fail(&mut child, at, which) else {
+    let Some((Failed { call, path, errno, is_flushed_again }, outcome)) = fail(&mut child, at, which) else {
         child.end();
         ground.view_and_clear(&mut found);
         report.found(&format!("{}, undisturbed", operation.name), found);
@@ -74,10 +74,10 @@ fn point(
     };
     let what = format!("{}, call {at}, {call}, errno {errno}", operation.name);
     // What a start leaves to the worker is tried again, and no call has said that it is done.
-    let is_said = outcome["errno"] == 0 && !operation.takes_back && !operation.starts;
+    let is_said = outcome["errno"] == 0 && !operation.takes_back && !operation.tells && !operation.starts;
     // devicemapper writes over the old file then, which takes no room.
     let is_written_in_place = errno == libc::ENOSPC && path.is_some_and(|path| path.contains("/metadata/.tmp-"));
-    if is_said && !is_written_in_place && FLUSHES.contains(&call.kind().name) {
+    if is_said && !is_written_in_place && !is_flushed_again && FLUSHES.contains(&call.kind().name) {
         found.push("it succeeded, and nobody knows whether it is on the disk".to_owned());
     }
     judge(ground, operation, ends, &outcome, &[errno], &mut child, &mut found);
@@ -124,7 +124,7 @@ fn judge(
     }
     child.end();
     let view = ground.view_and_clear(found);
-    if again["errno"] == 0 && !operation.takes_back {
+    if again["errno"] == 0 && !operation.takes_back && !operation.tells {
         let differ = view.iter().filter(|(id, state)| ends.after[*id] != **state);
         found.extend(differ.map(|(id, state)| {
             format!("after {outcome}, and again {again}: '{id}' is: {state}; was to be: {}", ends.after[id])
@@ -192,6 +192,16 @@ struct Failed {
     /// What its descriptor was of.
     path: Option<String>,
     errno: i32,
+    /// After a flush that failed: the same, or the directory it is in, was flushed later on.
+    is_flushed_again: bool,
+}
+
+impl Failed {
+    fn goes_on(&mut self, later: &Call) {
+        if let (true, Some(this), Some(path)) = (FLUSHES.contains(&later.kind().name), &self.path, later.path()) {
+            self.is_flushed_again |= *this == path || std::path::Path::new(this).parent() == Some(path.as_ref());
+        }
+    }
 }
 
 /// Lets the `at`-th call fail. What that was, and what came of the operation; the process waits at a mark then.
@@ -205,9 +215,12 @@ fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Failed, Value)> {
                 if seen == at {
                     let errors = call.kind().errors;
                     let errno = errors[(at + which) % errors.len()];
-                    failed = Some(Failed { call, path: call.path(), errno });
+                    failed = Some(Failed { call, path: call.path(), errno, is_flushed_again: false });
                     child.fail(&call, errno);
                 } else {
+                    if let (Some(failed), None) = (&mut failed, &outcome) {
+                        failed.goes_on(&call);
+                    }
                     child.go_on(&call);
                 }
                 seen += 1;

@@ -22,6 +22,8 @@ pub struct Operation {
     pub also: &'static [(&'static str, &'static str)],
     /// It takes back what it did as a matter of course; a call that fails may stop that.
     pub takes_back: bool,
+    /// It tells of what fails in it, and succeeds.
+    pub tells: bool,
 }
 
 /// The layers that every store has, and those that operations make. Children come first.
@@ -86,7 +88,7 @@ const UNTOUCHED: fn(&Ground) = |_| {};
 pub const PLAIN: Operation = operation("nothing", NOTHING);
 
 const fn operation(name: &'static str, act: fn(&dyn Subject, &Ground) -> Outcome<()>) -> Operation {
-    Operation { name, prepare: NOTHING, damage: UNTOUCHED, starts: false, act, also: &[], takes_back: false }
+    Operation { name, prepare: NOTHING, damage: UNTOUCHED, starts: false, act, also: &[], takes_back: false, tells: false }
 }
 
 const fn after(prepare: fn(&dyn Subject, &Ground) -> Outcome<()>, operation: Operation) -> Operation {
@@ -176,13 +178,10 @@ pub const OVERLAY: &[Operation] = &[
     // Of an image's layer, whose parent its children know.
     Operation {
         damage: |ground| {
-            let layer = ground.home().join("upper");
-            let link = fs::read_to_string(layer.join("link")).unwrap();
-            fs::remove_file(ground.home().join("l").join(link)).unwrap();
-            fs::remove_file(layer.join("link")).unwrap();
-            fs::remove_file(layer.join("lower")).unwrap();
+            ["link", "lower"].iter().for_each(|name| fs::remove_file(ground.home().join("upper").join(name)).unwrap())
         },
         also: &[("box", "refused"), ("upper", "refused")],
+        tells: true,
         ..operation("check that mends", |s, _| s.check(true).map(drop))
     },
     // One that has children, as the worker takes others away before anybody else comes.
