@@ -98,7 +98,8 @@ impl DeviceMapper {
         let device = match shared.devices.find(name) {
             Ok(Some(device)) => device,
             Ok(None) => return Ok(false),
-            Err(e) => return taken(&format!("and is damaged: {e}")),
+            Err(e) if e.kind() == Kind::Corrupt => return taken(&format!("and is damaged: {e}")),
+            Err(e) => return Err(e),
         };
         if device.deleted {
             log::info!("devicemapper: layer '{id}' was deleted while busy; deleting it now to make it anew");

@@ -129,14 +129,15 @@ impl Shared {
         found.ok_or_else(|| absent(name))
     }
 
-    /// Whether there is a layer that it would be a loss to remove. That may be damaged, and its file unreadable.
-    fn is_there(&self, id: &LayerId) -> bool {
+    /// Whether there is a layer that it would be a loss to remove. That may be damaged.
+    fn is_there(&self, id: &LayerId) -> Result<bool> {
         match self.devices.find(&file_name(id)) {
-            Ok(found) => found.is_some_and(|device| !device.is_void()),
-            Err(e) => {
+            Ok(found) => Ok(found.is_some_and(|device| !device.is_void())),
+            Err(e) if e.kind() == Kind::Corrupt => {
                 log::warn!("devicemapper: layer '{id}' exists, but cannot be used: {e}");
-                true
+                Ok(true)
             }
+            Err(e) => Err(e),
         }
     }
 }
@@ -159,7 +160,7 @@ impl Driver for DeviceMapper {
     }
 
     fn exists(&self, id: &LayerId) -> Result<bool> {
-        let found = self.shared.is_there(id);
+        let found = self.shared.is_there(id)?;
         if found {
             self.shared.lease.tell(id);
         }

@@ -6,7 +6,8 @@
 
 use super::kernel::Steps;
 use super::record::{Device, DeviceSet, Transaction, is_device_file, padded};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::errno::{EFBIG, EIO};
+use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::rename;
@@ -68,7 +69,9 @@ impl Store {
                 Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
                 Some(name) if is_device_file(name) => match self.device_of(name, kind) {
                     Ok(device) => contents.devices.extend(device),
-                    Err(e) => contents.damaged.push((name.to_owned(), e)),
+                    // A bad sector costs its layer, and not all the others.
+                    Err(e) if e.kind() == Kind::Corrupt || e.errno() == EIO => contents.damaged.push((name.to_owned(), e)),
+                    Err(e) => return Err(e),
                 },
                 _ => contents.foreign.push(fs::shown(&name)),
             }
@@ -107,16 +110,26 @@ impl Store {
         self.device_of(name, None)
     }
 
-    /// The same where it may be known already what kind of file it is.
+    /// The same where it may be known already what kind of file it is. What it holds may be damaged; what cannot be read now is not.
     fn device_of(&self, name: &str, known: Option<FileKind>) -> Result<Option<Device>> {
-        let read = match known.or_else(|| fs::stat_at(&self.dir, name).ok().map(|stat| stat.kind)) {
-            Some(FileKind::File) | None => self.read(name),
-            Some(_) => Err(Error::new(Kind::Corrupt, "it is no regular file")),
+        let damaged = |e: Error| {
+            let e = e.with_kind(Kind::Corrupt).hint("restore it from a backup, or remove the layer");
+            e.context(format!("metadata file '{name}' is damaged"))
         };
-        let parsed = read.and_then(|content| content.map(|content| Device::parse(name, &content)).transpose());
-        let damaged = || format!("metadata file '{name}' is damaged");
-        let hint = "restore it from a backup, or remove the layer";
-        parsed.map_err(|e| e.hint(hint).with_kind(Kind::Corrupt)).context(damaged)
+        let kind = match known {
+            Some(kind) => kind,
+            None => match fs::stat_at(&self.dir, name) {
+                Err(e) if fs::is_absent(&e) => return Ok(None),
+                stat => stat?.kind,
+            },
+        };
+        if kind != FileKind::File {
+            return Err(damaged(Error::new(Kind::Corrupt, "it is no regular file")));
+        }
+        match self.read(name) {
+            Err(e) if e.errno() == EFBIG => Err(damaged(e)),
+            read => read?.map(|content| Device::parse(name, &content).map_err(damaged)).transpose(),
+        }
     }
 
     /// Writes the file of a device. One on the stage says already which layer it is going to be, or was.
