@@ -60,15 +60,17 @@ fn main() {
     let settings = Settings::new(options.contains(&"--quick"));
     own_namespace();
     let mode = if settings.quick { "quick" } else { "full" };
-    let machine = || [
-        ("kernel", shell("uname -r")),
-        ("processor", shell("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1")),
-        ("processors", shell("nproc")),
-        ("load before", shell("cut -d' ' -f1-3 /proc/loadavg")),
-        ("commit", shell("git describe --always --dirty 2>/dev/null || echo unknown")),
-        ("date", shell("date -u +%FT%RZ")),
-        ("mode", mode.to_owned()),
-    ];
+    let machine = || {
+        [
+            ("kernel", shell("uname -r")),
+            ("processor", shell("sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1")),
+            ("processors", shell("nproc")),
+            ("load before", shell("cut -d' ' -f1-3 /proc/loadavg")),
+            ("commit", shell("git describe --always --dirty 2>/dev/null || echo unknown")),
+            ("date", shell("date -u +%FT%RZ")),
+            ("mode", mode.to_owned()),
+        ]
+    };
     machine().iter().for_each(|(name, value)| println!("{name}: {value}"));
     let plots = Path::new("docs/plots");
     std::fs::create_dir_all(plots).unwrap();
