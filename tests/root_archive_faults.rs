@@ -30,6 +30,9 @@ const fn fault_if(name: &'static str, number: libc::c_long, only: (u32, u32, u32
 const CREATE: u32 = libc::O_CREAT as u32;
 const DIRECTORY: u32 = libc::O_DIRECTORY as u32;
 
+/// The libc crate has it for some architectures only.
+const FCHMODAT2: libc::c_long = 452;
+
 /// All calls that the thread makes for the layer.
 const FAULTS: &[Fault] = &[
     fault("rt_sigprocmask", libc::SYS_rt_sigprocmask, libc::EINVAL),
@@ -61,7 +64,7 @@ const FAULTS: &[Fault] = &[
     fault("fchown", libc::SYS_fchown, libc::EPERM),
     fault("fchownat", libc::SYS_fchownat, libc::EPERM),
     fault("fchmod", libc::SYS_fchmod, libc::EPERM),
-    fault("fchmodat2", libc::SYS_fchmodat2, libc::EIO),
+    fault("fchmodat2", FCHMODAT2, libc::EIO),
     fault_if("utimensat", libc::SYS_utimensat, (1, u32::MAX, 0), libc::EPERM),
     fault("utimensat", libc::SYS_utimensat, libc::EPERM),
     fault("fsetxattr", libc::SYS_fsetxattr, libc::ENOSPC),
@@ -372,7 +375,7 @@ fn a_kernel_without_openat2_or_fchmodat2_gives_the_same_layer() {
     let scratch = Scratch::new("old-kernel");
     for form in [Whiteouts::Overlay, Whiteouts::Delete] {
         // EPERM: how filters of container runtimes that are older than the call refuse it.
-        let calls = [("openat2", libc::SYS_openat2), ("fchmodat2", libc::SYS_fchmodat2)];
+        let calls = [("openat2", libc::SYS_openat2), ("fchmodat2", FCHMODAT2)];
         let lacking = calls.iter().flat_map(|call| [libc::ENOSYS, libc::EPERM].map(|errno| Some((call, errno))));
         let results: Vec<String> = std::iter::once(None)
             .chain(lacking)

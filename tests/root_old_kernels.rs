@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::old_kernel::{GETXATTRAT, without};
+use common::old_kernel::{FCHMODAT2, GETXATTRAT, without};
 use common::scenarios::{World, run_each};
 use common::subject::{Rust, Subject};
 use common::{Store, run};
@@ -58,7 +58,7 @@ const NEWER: [libc::c_long; 11] = [
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_statx,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_mount_setattr,
     libc::SYS_renameat2,
     GETXATTRAT,
@@ -66,7 +66,7 @@ const NEWER: [libc::c_long; 11] = [
 
 #[test]
 fn root_before_linux_6_6_without_fchmodat2_and_getxattrat() {
-    without(&[libc::SYS_fchmodat2, GETXATTRAT]);
+    without(&[FCHMODAT2, GETXATTRAT]);
     run_all();
 }
 

@@ -4,6 +4,9 @@
 /// `getxattrat(2)` of Linux 6.13, which the libc crate does not have: `asm-generic/unistd.h`.
 pub const GETXATTRAT: libc::c_long = 464;
 
+/// `fchmodat2(2)` of Linux 6.6, which it has for some architectures only.
+pub const FCHMODAT2: libc::c_long = 452;
+
 /// Makes these system calls fail with ENOSYS for the calling thread and all that it starts.
 pub fn without(calls: &[libc::c_long]) {
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };

@@ -1,5 +1,7 @@
 //! The system calls that the harnesses know: which of them change a disk, a device or the mount table, and how each may fail.
 
+use super::common::old_kernel::FCHMODAT2;
+
 /// When a call counts as a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Changes {
@@ -56,7 +58,7 @@ pub const KINDS: &[Kind] = &[
     kind("fallocate", libc::SYS_fallocate, Changes::Always, WRITE),
     kind("fchmod", libc::SYS_fchmod, Changes::Always, SET),
     kind("fchmodat", libc::SYS_fchmodat, Changes::Always, SET),
-    kind("fchmodat2", libc::SYS_fchmodat2, Changes::Always, &[libc::EIO]),
+    kind("fchmodat2", FCHMODAT2, Changes::Always, &[libc::EIO]),
     kind("fchown", libc::SYS_fchown, Changes::Always, SET),
     kind("fchownat", libc::SYS_fchownat, Changes::Always, SET),
     kind("utimensat", libc::SYS_utimensat, Changes::Always, SET),
