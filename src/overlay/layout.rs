@@ -14,7 +14,7 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::{EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE};
+use crate::error::errno::{EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts;
@@ -406,7 +406,8 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
             Ok(if !is_link && fs::is_empty_dir(&layer)? { Found::Nothing(Vacant::Hollow) } else { Found::Foreign })
         }
         Ok(None) => match fs::read_link_at(dir, id) {
-            Err(e) if fs::is_absent(&e) => Ok(Found::Nothing(Vacant::Absent)),
+            // No symlink: it was made since, and was absent when it was looked for.
+            Err(e) if fs::is_absent(&e) || e.errno() == EINVAL => Ok(Found::Nothing(Vacant::Absent)),
             Ok(text) if home.is_remote(Path::new(&text), id) => Ok(Found::Nothing(Vacant::Hollow)),
             Ok(_) => Ok(Found::Foreign),
             Err(e) => Err(e),
