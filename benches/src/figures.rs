@@ -49,12 +49,13 @@ impl Figures {
 
     /// Writes all that a section has measured, with what it was measured on, into the place that the section has in the file.
     pub(crate) fn write(&self, path: &Path, section: &str, machine: &[(&str, String)]) {
-        let rows: Vec<Value> = self.rows.iter().filter(|row| row.section == section).map(row_as_json).collect();
+        let rows = self.rows.iter().filter(|row| row.section == section).map(row_as_json).collect();
         let machine: Map<String, Value> = machine.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
         let known = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let mut sections: Map<String, Value> = known.unwrap_or_default();
-        sections.insert(section.to_owned(), json!({ "machine": machine, "rows": rows }));
-        let text = serde_json::to_string_pretty(&sections).unwrap();
+        sections.insert(section.to_owned(), json!({ "machine": machine, "rows": Value::Array(rows) }));
+        // A line for each row.
+        let text = serde_json::to_string(&sections).unwrap().replace("},{", "},\n{").replace(":[{", ":[\n{").replace("]},", "]},\n");
         std::fs::write(path, text + "\n").unwrap();
     }
 }

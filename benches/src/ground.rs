@@ -133,6 +133,10 @@ impl Driver {
         self.0.with(|driver| driver.status().map(drop)).unwrap();
     }
 
+    pub(crate) fn check(&self) {
+        self.0.inspect(None, |store| store.check(false, &mut |_| Ok(()))).unwrap();
+    }
+
     pub(crate) fn repair(&self, id: &str, parent: Option<&str>) {
         let parent = parent.map(|parent| LayerId::parse(parent.as_bytes()).unwrap());
         self.on(id, |driver, id| driver.repair_lowers(id, parent.as_ref()));

@@ -18,6 +18,8 @@ const USUAL: usize = 1_000;
 const STORES: [(usize, &[usize]); 3] = [(10, &[1]), (USUAL, &DEPTHS), (10_000, &[1, 128])];
 pub(crate) const NAMES: [&str; 11] =
     ["create_ro", "create_rw", "mount", "umount", "exists", "metadata", "usage", "status", "repair", "rm", "init"];
+/// Of the whole store, for each number of layers once.
+pub(crate) const CHECK: &str = "check of the store";
 
 /// Microseconds of each operation, or its system calls, by name.
 pub(crate) type Costs = BTreeMap<String, Vec<f64>>;
@@ -59,14 +61,18 @@ pub(crate) fn go_through(
     settled();
 }
 
+fn timed(operation: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    operation();
+    start.elapsed().as_secs_f64() * 1e6
+}
+
 fn ours(driver: &Driver, root: &Path, sync: &str, depth: usize, rounds: usize) -> Costs {
     let mut costs = Costs::new();
     let parent = at_depth(depth);
     for _ in 0..rounds {
         go_through(driver, root, sync, &parent, &mut |name, operation| {
-            let start = Instant::now();
-            operation();
-            costs.entry(name.to_owned()).or_default().push(start.elapsed().as_secs_f64() * 1e6);
+            costs.entry(name.to_owned()).or_default().push(timed(operation));
         });
     }
     costs
@@ -115,6 +121,10 @@ pub(crate) fn run(figures: &mut Figures, scratch: &Scratch, settings: &Settings)
                     for name in NAMES {
                         add(figures, [name, filesystem, sync], count, depth, &costs[name], least.get(name));
                     }
+                    if depth == depths[0] {
+                        let costs: Vec<f64> = (0..5).map(|_| timed(|| driver.check())).collect();
+                        add(figures, [CHECK, filesystem, sync], count, depth, &costs, None);
+                    }
                     if count == USUAL && depth == 1 {
                         let costs = remove_files(&driver, &fresh.0);
                         let name = "rm of 20,000 files";
@@ -161,9 +171,7 @@ fn remove_files(driver: &Driver, root: &Path) -> Vec<f64> {
             std::fs::create_dir(&dir).unwrap();
             (0..1000).for_each(|file| drop(std::fs::File::create(dir.join(file.to_string())).unwrap()));
         }
-        let start = Instant::now();
-        driver.remove("c");
-        start.elapsed().as_secs_f64() * 1e6
+        timed(|| driver.remove("c"))
     };
     (0..3).map(remove).collect()
 }

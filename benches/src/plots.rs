@@ -114,7 +114,7 @@ fn by_layers(figures: &Figures) -> Vec<Plot> {
     };
     vec![
         plot(("writing", &["create_ro", "create_rw", "mount", "umount", "rm", "init"])),
-        plot(("asking", &["exists", "metadata", "usage", "status", "repair"])),
+        plot(("asking", &["exists", "metadata", "usage", "status", "repair", operations::CHECK])),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! The table of operations in `docs/performance.md`: a line for each, with what it is compared with.
 
 use crate::figures::{Figures, Row};
-use crate::operations::{NAMES, TABLE};
+use crate::operations::{CHECK, NAMES, TABLE};
 
 /// The columns: filesystem, durability, depth.
 const COLUMNS: [(&str, &str, &str); 6] = [
@@ -24,7 +24,7 @@ pub(crate) fn print(figures: &Figures) {
     });
     println!("\n### Summary\n\n| µs (× floor) | {} |", head.join(" | "));
     println!("|---|{}", "---:|".repeat(COLUMNS.len()));
-    for name in NAMES.into_iter().chain(["rm of 20,000 files"]) {
+    for name in NAMES.into_iter().chain(["rm of 20,000 files", CHECK]) {
         let cells = COLUMNS.map(|(filesystem, sync, depth)| {
             let labels = [("operation", name), ("on", filesystem), ("sync", sync), ("layers", "1000"), ("depth", depth)];
             let is_it = |row: &&Row| row.table == TABLE && labels.iter().all(|(label, text)| row.label(label) == *text);
