@@ -5,7 +5,7 @@ use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
 use super::repair::lowers_of;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
-use crate::error::errno::{EINVAL, ELOOP, ENOTDIR};
+use crate::error::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOTDIR};
 use crate::error::{Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -123,7 +123,9 @@ fn found<T>(looked: Result<T>) -> Result<Option<T>> {
     match looked {
         Ok(value) => Ok(Some(value)),
         Err(e)
-            if e.kind() == Kind::Corrupt || e.kind() == Kind::NotFound || [EINVAL, ELOOP, ENOTDIR].contains(&e.errno()) =>
+            if e.kind() == Kind::Corrupt
+                || e.kind() == Kind::NotFound
+                || [EINVAL, ELOOP, ENAMETOOLONG, ENOTDIR].contains(&e.errno()) =>
         {
             Ok(None)
         }
