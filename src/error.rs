@@ -34,6 +34,8 @@ pub mod errno {
     pub const ENOTEMPTY: i32 = 39;
     pub const ELOOP: i32 = 40;
     pub const ENODATA: i32 = 61;
+    pub const EBADMSG: i32 = 74;
+    pub const EUCLEAN: i32 = 117;
     pub const EDQUOT: i32 = 122;
     pub const ECANCELED: i32 = 125;
 }

@@ -145,7 +145,8 @@ impl Shared {
         match self.devices.store.device(name) {
             Ok(None) => self.without_file(name),
             Ok(Some(device)) if is_deleted(&device) => Seen::Nothing,
-            Err(why) => Seen::Layer(None, vec![judge::damaged(&why)]),
+            Err(why) if why.kind() == Kind::Corrupt => Seen::Layer(None, vec![judge::damaged(&why)]),
+            Err(why) => Seen::Layer(None, vec![Flaw::unreadable(&why)]),
             Ok(Some(device)) => {
                 let mut flaws = files.judge(&device, self.devices.is_claimed_twice(device.device_id));
                 let asked: [Question; 4] = [Shared::ask_table, Shared::ask_pool, Shared::ask_active, Shared::ask_mounts];

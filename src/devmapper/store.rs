@@ -6,7 +6,7 @@
 
 use super::kernel::Steps;
 use super::record::{Device, DeviceSet, Transaction, is_device_file, padded};
-use crate::error::errno::{EFBIG, EIO};
+use crate::error::errno::{EBADMSG, EFBIG, EIO, ENODATA, EUCLEAN};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
@@ -69,8 +69,8 @@ impl Store {
                 Some(name) if is_stale_staging(name) => contents.stale.push(name.to_owned()),
                 Some(name) if is_device_file(name) => match self.device_of(name, kind) {
                     Ok(device) => contents.devices.extend(device),
-                    // A bad sector costs its layer, and not all the others.
-                    Err(e) if e.kind() == Kind::Corrupt || e.errno() == EIO => contents.damaged.push((name.to_owned(), e)),
+                    // One file costs its layer, and not all the others.
+                    Err(e) if e.kind() == Kind::Corrupt => contents.damaged.push((name.to_owned(), e)),
                     Err(e) => return Err(e),
                 },
                 _ => contents.foreign.push(fs::shown(&name)),
@@ -120,6 +120,7 @@ impl Store {
             Some(kind) => kind,
             None => match fs::stat_at(&self.dir, name) {
                 Err(e) if fs::is_absent(&e) => return Ok(None),
+                Err(e) if is_lost(&e) => return Err(damaged(e)),
                 stat => stat?.kind,
             },
         };
@@ -127,7 +128,7 @@ impl Store {
             return Err(damaged(Error::new(Kind::Corrupt, "it is no regular file")));
         }
         match self.read(name) {
-            Err(e) if e.errno() == EFBIG => Err(damaged(e)),
+            Err(e) if is_lost(&e) => Err(damaged(e)),
             read => read?.map(|content| Device::parse(name, &content).map_err(damaged)).transpose(),
         }
     }
@@ -236,6 +237,12 @@ impl Store {
         }
         fs::overwrite_at(&self.dir, name, &padded(content, length))
     }
+}
+
+/// Whether an error says that the content is lost, and not that it cannot be had now: too long to be ours, a bad sector, a
+/// bad inode or checksum (the filesystems' EFSCORRUPTED and EFSBADCRC).
+fn is_lost(error: &Error) -> bool {
+    [EFBIG, EIO, ENODATA, EBADMSG, EUCLEAN].contains(&error.errno())
 }
 
 /// A file that was being written when its process died: `.tmp-<name>-<10 hex digits>`.

@@ -244,7 +244,8 @@ fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Failed, Value)> {
 /// Whether an outcome names this error.
 fn names(outcome: &Value, errno: i32) -> bool {
     let text = outcome["text"].as_str().unwrap_or_default();
-    outcome["errno"] == errno || text.contains(nix::errno::Errno::from_raw(errno).desc())
+    let said = |what: &str| text.contains(what);
+    outcome["errno"] == errno || said(nix::errno::Errno::from_raw(errno).desc()) || said(&format!("(os error {errno})"))
 }
 
 fn seen(ground: &Ground) -> Disk {
