@@ -55,7 +55,11 @@ impl Figures {
         let mut sections: Map<String, Value> = known.unwrap_or_default();
         sections.insert(section.to_owned(), json!({ "machine": machine, "rows": Value::Array(rows) }));
         // A line for each row.
-        let text = serde_json::to_string(&sections).unwrap().replace("},{", "},\n{").replace(":[{", ":[\n{").replace("]},", "]},\n");
+        let text = serde_json::to_string(&sections)
+            .unwrap()
+            .replace("},{", "},\n{")
+            .replace(":[{", ":[\n{")
+            .replace("]},", "]},\n");
         std::fs::write(path, text + "\n").unwrap();
     }
 }
