@@ -1,12 +1,12 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{DIFF, Layer, STAGE, Unfinished, look, owner_of};
+use super::layout::{DIFF, Layer, STAGE, Unfinished, is_no_directory, look, owner_of};
 use super::repair::lowers_of;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
-use crate::error::errno::{EINVAL, ELOOP, ENAMETOOLONG, ENOTDIR};
-use crate::error::{Kind, Result};
+use crate::error::errno::EINVAL;
+use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::room;
@@ -120,15 +120,10 @@ fn below(home: &OwnedFd, layer: &Layer) -> Result<Below> {
 
 /// `None` for what is missing or damaged.
 fn found<T>(looked: Result<T>) -> Result<Option<T>> {
+    let is_damaged = |e: &Error| e.kind() == Kind::Corrupt || e.errno() == EINVAL || is_no_directory(e);
     match looked {
         Ok(value) => Ok(Some(value)),
-        Err(e)
-            if e.kind() == Kind::Corrupt
-                || e.kind() == Kind::NotFound
-                || [EINVAL, ELOOP, ENAMETOOLONG, ENOTDIR].contains(&e.errno()) =>
-        {
-            Ok(None)
-        }
+        Err(e) if e.kind() == Kind::NotFound || is_damaged(&e) => Ok(None),
         Err(e) => Err(e),
     }
 }

@@ -418,7 +418,7 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
 }
 
 /// A file, or a symlink that leads to none or to itself.
-fn is_no_directory(error: &Error) -> bool {
+pub(super) fn is_no_directory(error: &Error) -> bool {
     [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&error.errno())
 }
 
