@@ -2,29 +2,16 @@
 //! Rust says the layers mean. Needs root and overlay.
 
 mod archive_support;
+#[path = "common/random.rs"]
+mod random;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
 use nix::mount::MsFlags;
+use random::Random;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-/// xorshift64*: the same layers from the same seed everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % below
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.next(100) < percent
-    }
-}
 
 /// What a tree holds under a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +43,8 @@ fn ancestors(path: &str) -> Vec<String> {
 }
 
 fn random_path(random: &mut Random) -> String {
-    let depth = 1 + random.next(3);
-    let names: Vec<&str> = (0..depth).map(|_| ["a", "b", "..c", "d e"][random.next(4)]).collect();
+    let depth = 1 + random.index(3);
+    let names: Vec<&str> = (0..depth).map(|_| ["a", "b", "..c", "d e"][random.index(4)]).collect();
     names.join("/")
 }
 
@@ -69,7 +56,7 @@ fn implied() -> Node {
 /// entry: in the deleting form an implied parent follows the lower layer's symlink, as the chrooted tar of the C module did.
 fn random_layer(random: &mut Random, files: &mut u64, lower: &Tree) -> Layer {
     let mut layer = Layer { items: Vec::new(), own: Tree::new(), whiteouts: BTreeSet::new(), opaques: BTreeSet::new() };
-    for _ in 0..2 + random.next(8) {
+    for _ in 0..2 + random.index(8) {
         let path = random_path(random);
         let blocked = ancestors(&path).iter().any(|above| layer.own.get(above).is_some_and(|node| node.kind != b'5'));
         let below = format!("{path}/");
@@ -77,7 +64,7 @@ fn random_layer(random: &mut Random, files: &mut u64, lower: &Tree) -> Layer {
         if blocked || layer.own.get(&path).is_some_and(|node| node.mtime.is_some()) {
             continue;
         }
-        let kind = if inside { b'5' } else { [b'0', b'0', b'5', b'5', b'2', b'6', b'1'][random.next(7)] };
+        let kind = if inside { b'5' } else { [b'0', b'0', b'5', b'5', b'2', b'6', b'1'][random.index(7)] };
         let target = layer.own.iter().filter(|(_, node)| node.kind == b'0').map(|(path, _)| path.clone()).next();
         let kind = if kind == b'1' && target.is_none() { b'0' } else { kind };
         for above in ancestors(&path) {
@@ -93,7 +80,7 @@ fn random_layer(random: &mut Random, files: &mut u64, lower: &Tree) -> Layer {
         }
         add(random, files, &mut layer, &path, kind, target);
     }
-    for _ in 0..random.next(4) {
+    for _ in 0..random.index(4) {
         let path = random_path(random);
         let blocked = |path: &str| layer.own.get(path).is_some_and(|node| node.kind != b'5');
         if ancestors(&path)
@@ -120,12 +107,12 @@ fn random_layer(random: &mut Random, files: &mut u64, lower: &Tree) -> Layer {
                 None => format!(".wh.{path}"),
             }
         };
-        let at = random.next(layer.items.len() + 1);
+        let at = random.index(layer.items.len() + 1);
         layer.items.insert(at, file(&marker, ""));
     }
     if random.chance(10) {
         layer.opaques.insert(String::new());
-        let at = random.next(layer.items.len() + 1);
+        let at = random.index(layer.items.len() + 1);
         layer.items.insert(at, file(".wh..wh..opq", ""));
     }
     layer
@@ -135,17 +122,17 @@ fn add(random: &mut Random, files: &mut u64, layer: &mut Layer, path: &str, kind
     *files += 1;
     let mtime = 1_000_000_000 + *files;
     let (mode, owner) =
-        ([0o644, 0o4755, 0o2775, 0o1777, 0o000][random.next(5)], (random.next(3) as u64, random.next(3) as u64));
+        ([0o644, 0o4755, 0o2775, 0o1777, 0o000][random.index(5)], (random.index(3) as u64, random.index(3) as u64));
     let xattr = (random.chance(30) && matches!(kind, b'0' | b'5')).then(|| format!("v{files}").into_bytes());
     let mut node = Node { kind, content: Vec::new(), mode, owner, mtime: Some(mtime), xattr: xattr.clone(), file: *files };
-    let name = match random.next(4) {
+    let name = match random.index(4) {
         0 => format!("./{path}"),
         1 if kind == b'5' => format!("{path}/"),
         _ => path.to_owned(),
     };
     let mut entry = item(kind, &name).mode(mode).owner(owner.0, owner.1).mtime(mtime);
     match kind {
-        b'0' => entry.data = vec![b'x'; random.next(3000)],
+        b'0' => entry.data = vec![b'x'; random.index(3000)],
         b'2' => {
             entry.link = b"nowhere".to_vec();
             node.mode = 0o777;
@@ -262,7 +249,7 @@ fn one_stack(seed: u64) {
     let scratch = Scratch::new(&format!("model-{seed}"));
     let (mut model, mut files, mut layers) = (Tree::new(), 0, Vec::new());
     let plain = scratch.dir("plain");
-    for number in 0..1 + random.next(4) {
+    for number in 0..1 + random.index(4) {
         let layer = random_layer(random, &mut files, &model);
         model = apply(&model, &layer);
         let names = || {

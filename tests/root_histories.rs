@@ -11,6 +11,7 @@ mod histories {
 
 use common::Tar;
 use common::overlay::{QUICK, World, mounts_of};
+use common::random::Random;
 use common::subject::{Outcome, Subject};
 use histories::model::{Answer, Call, MEMBERS, Member, State};
 use histories::search::{Event, ends};
@@ -33,18 +34,6 @@ const CALLS: usize = 12;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
-}
-
-/// xorshift64*, from a seed that is not 0.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % bound
-    }
 }
 
 fn name(family: usize, member: Member) -> String {
@@ -108,10 +97,10 @@ fn make(subject: &dyn Subject, family: usize, call: &Call) -> Answer {
 }
 
 fn some_call(random: &mut Random, number: u32) -> Call {
-    let member = random.below(MEMBERS);
-    match random.below(24) {
+    let member = random.index(MEMBERS);
+    match random.index(24) {
         0..4 if member == 0 => Call::CreateBase,
-        0..4 => Call::Create { member, upon_base: random.below(4) > 0 },
+        0..4 => Call::Create { member, upon_base: random.index(4) > 0 },
         4..8 => Call::Fill { member, file: number },
         8 => Call::Break { member },
         9..12 => Call::Mount { member },
@@ -143,7 +132,7 @@ impl Histories {
     }
 
     fn call(&self, subject: &dyn Subject, random: &mut Random) {
-        let family = random.below(FAMILIES);
+        let family = random.index(FAMILIES);
         let number = self.numbers.fetch_add(1, Ordering::SeqCst);
         let call = some_call(random, number);
         let began = self.clock.fetch_add(1, Ordering::SeqCst);

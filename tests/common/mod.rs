@@ -8,6 +8,7 @@ pub mod old_kernel;
 pub mod overlay;
 pub mod process;
 pub mod programs;
+pub mod random;
 pub mod scenarios;
 pub mod subject;
 

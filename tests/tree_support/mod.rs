@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // attributes and times of names, not followed
 
+pub use super::common::random::Random;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
@@ -104,26 +105,6 @@ pub fn assert_same(what: &str, got: &Tree, want: &Tree) {
     }
     let more: Vec<_> = got.keys().filter(|path| !want.contains_key(*path)).collect();
     assert!(more.is_empty(), "{what}: there is more: {more:?}");
-}
-
-/// A small generator (xorshift64*): the same seed draws the same on every machine.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % below
-    }
-
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        if from.is_empty() { None } else { Some(&from[usize::try_from(self.next(from.len() as u64)).unwrap()]) }
-    }
 }
 
 /// Names that a container has no reason to spare us.
