@@ -49,6 +49,11 @@ fn worker_of(pid: u32) -> Option<String> {
     statuses.into_iter().find(|status| status.starts_with(&format!("Name:\t{THREAD}\n")))
 }
 
+/// How many threads a process has, those that have not got their name yet among them.
+fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
+}
+
 fn trash(store: &Store) -> Vec<String> {
     names(&home(store)).into_iter().filter(|name| name.starts_with(".trash-") || name.starts_with(".stage-")).collect()
 }
@@ -333,8 +338,11 @@ fn root_flags_of_files_are_no_obstacle() {
 fn root_the_worker_is_there_while_there_is_work_and_takes_no_signals() {
     on_each(|store| {
         for kind in ["rust", "C"] {
-            let daemon = started(store, kind);
-            eventually("nothing is to do", || worker_of(daemon.pid()).is_none());
+            let daemon = Process::start(kind);
+            daemon.init("none", &store.root(), &[]).expect_err("it answers, so all its own threads are there");
+            let without = threads(daemon.pid());
+            daemon.init("overlay", &store.root(), QUICK).unwrap();
+            eventually("nothing is to do", || threads(daemon.pid()) == without);
             fill(&daemon, "a", None, one("f"));
             daemon.create_rw("c", Some("a")).unwrap();
             daemon.mount("c", &[]).unwrap();
@@ -342,7 +350,7 @@ fn root_the_worker_is_there_while_there_is_work_and_takes_no_signals() {
             fs::create_dir(home(store).join("c/diff/busy")).unwrap();
             let elsewhere = Elsewhere::of(store);
             elsewhere.mount_on("c/diff/busy");
-            assert!(worker_of(daemon.pid()).is_none(), "none of that needs it");
+            assert_eq!(threads(daemon.pid()), without, "none of that needs it");
             daemon.remove("c").unwrap();
             let left = trash(store);
             eventually("the thread has its name", || worker_of(daemon.pid()).is_some());
