@@ -535,6 +535,59 @@ fn root_implied_directories_of_remapped_containers_keep_their_owner() {
     subject.cleanup().unwrap();
 }
 
+/// A layer of a remote store is a symlink in home to where it is shared.
+#[test]
+fn root_implied_directories_are_copied_up_from_remote_layers_too() {
+    let w = World::new();
+    w.fill("base", None, secret());
+    w.fill("a", Some("base"), Tar::new().dir_of("secret/", 0o711, (7, 7)));
+    let looked = ["a/diff/secret", "base/diff/secret/deep"].map(|dir| looks(&w.layer(dir)));
+    w.store.leaves_damage();
+    fs::create_dir(w.layer("RO")).unwrap();
+    for id in ["a", "base"] {
+        fs::rename(w.layer(id), w.layer("RO").join(id)).unwrap();
+        std::os::unix::fs::symlink(w.layer("RO").join(id), w.layer(id)).unwrap();
+    }
+    w.fill("upon", Some("a"), Tar::new().file("secret/deep/new", "x"));
+    assert_eq!(["secret", "secret/deep"].map(|dir| looks(&w.layer("upon/diff").join(dir))), looked);
+}
+
+/// A path that is as long as the kernel takes is longer than that from the layer on.
+#[test]
+fn root_implied_directories_have_paths_as_long_as_any() {
+    let w = World::new();
+    let deep = format!("{}/", "d".repeat(200)).repeat(20) + &"e".repeat(4095 - "/f".len() - 20 * 201);
+    let archive = |content: &[u8], header: &mut dyn FnMut(&mut tar::Header)| {
+        let mut archive = tar::Builder::new(Vec::new());
+        let (is_dir, path) = (content.is_empty(), if content.is_empty() { deep.clone() } else { format!("{deep}/f") });
+        archive.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+        let mut entry = tar::Header::new_ustar();
+        entry.set_entry_type(if is_dir { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        entry.set_size(content.len() as u64);
+        header(&mut entry);
+        entry.set_cksum();
+        archive.append(&entry, content).unwrap();
+        archive.into_inner().unwrap()
+    };
+    let make = |id: &str, parent: Option<&str>, archive: &[u8]| {
+        w.subject.create_ro(id, parent).unwrap();
+        w.subject.apply(id, archive).unwrap();
+    };
+    make(
+        "a",
+        None,
+        &archive(b"", &mut |header| {
+            header.set_mode(0o700);
+            (header.set_uid(7), header.set_gid(7));
+        }),
+    );
+    make("upon", Some("a"), &archive(b"x", &mut |header| header.set_mode(0o644)));
+    // It goes from directory to directory.
+    let find = ["-name", "e*", "-printf", "%m %U %G\n"];
+    let seen = Command::new("find").arg(w.layer("upon/diff")).args(find).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "700 7 7\n", "{seen:?}");
+}
+
 /// What a lower layer has in the place of a directory is not followed: it is an image's word.
 #[test]
 fn root_an_implied_directory_is_not_looked_up_through_links() {

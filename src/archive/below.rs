@@ -5,9 +5,9 @@
 //! no symlink is followed, and a lower that has something else in the place of a directory hides those below it.
 
 use crate::error::Result;
-use crate::error::errno::{ELOOP, ENOENT, ENOTDIR, ERANGE, EXDEV};
-use crate::sys::openat2;
+use crate::error::errno::{ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE, EXDEV};
 use crate::sys::xattr;
+use crate::sys::{fs, openat2};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,19 +15,22 @@ use std::sync::Arc;
 /// Overlayfs' mark of a directory that hides what is below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
-/// The content directories of the lower layers, the nearest first.
+/// The lower layers, the nearest first.
 #[derive(Clone, Debug, Default)]
 pub struct Below {
     /// What their paths are relative to.
     base: Option<Arc<OwnedFd>>,
     layers: Vec<PathBuf>,
+    content: &'static str,
 }
 
 impl Below {
-    /// Lower layers by their paths below `base`, the nearest first.
+    /// Lower layers by their paths below `base`, the nearest first, and the name of the directory in each that has its content.
+    /// These paths are the store's word, and may lead into other mounts, though not through absolute symlinks: who unpacks has
+    /// another root. What is inside is the images' word.
     #[must_use]
-    pub fn new(base: OwnedFd, layers: Vec<PathBuf>) -> Below {
-        Below { base: Some(Arc::new(base)), layers }
+    pub fn new(base: OwnedFd, layers: Vec<PathBuf>, content: &'static str) -> Below {
+        Below { base: Some(Arc::new(base)), layers, content }
     }
 }
 
@@ -69,8 +72,7 @@ impl Lookup {
                 break;
             }
             let here = openat2::open_no_links(top, &join(&path[..=depth]))?;
-            let hides = here.map(|here| is_opaque(&here)).transpose()?.unwrap_or_default();
-            have = if hides { Vec::new() } else { below.step(base, &have, &path[..depth], &path[depth])?.0 };
+            have = if is_opaque(&here)? { Vec::new() } else { below.step(base, &have, &path[..depth], &path[depth])?.0 };
         }
         (self.at, self.have) = (path.to_vec(), Some(have));
         Ok(())
@@ -94,12 +96,17 @@ impl Below {
     ) -> Result<(Vec<usize>, Option<OwnedFd>)> {
         let mut path = parent.to_vec();
         path.push(name.to_vec());
+        let path = [self.content.as_bytes(), b"/", &join(&path)].concat();
         let (mut found, mut nearest) = (Vec::new(), None);
         for &layer in have {
-            use std::os::unix::ffi::OsStrExt;
-            let full = [self.layers[layer].as_os_str().as_bytes(), b"/", &join(&path)].concat();
-            match openat2::open_no_links(base.as_fd(), &full) {
-                Ok(Some(dir)) => {
+            let root = match fs::open_dir_at(base, &self.layers[layer]) {
+                Ok(root) => root,
+                // It is missing, or damaged: the layer can be filled before those below it are.
+                Err(e) if fs::is_absent(&e) || [ELOOP, ENOTDIR].contains(&e.errno()) => continue,
+                Err(e) => return Err(e.context("look at a layer below")),
+            };
+            match openat2::open_no_links(root.as_fd(), &path) {
+                Ok(dir) => {
                     found.push(layer);
                     let hides = is_opaque(&dir)?;
                     nearest.get_or_insert(dir);
@@ -107,9 +114,8 @@ impl Below {
                         break;
                     }
                 }
-                Err(e) if e.errno() == ENOENT => {}
-                // Nobody has what is too long for the kernel.
-                Ok(None) => break,
+                // Nobody has a name that is too long.
+                Err(e) if [ENOENT, ENAMETOOLONG].contains(&e.errno()) => {}
                 // A file, a symlink or a whiteout hides what is below; what is mounted there is none of the layer's.
                 Err(e) if [ELOOP, ENOTDIR, EXDEV].contains(&e.errno()) => break,
                 // What cannot be looked at now must not be taken for missing: its directories would become everybody's.

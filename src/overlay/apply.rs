@@ -1,7 +1,7 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{DIFF, Layer, STAGE, Unfinished, is_no_directory, look, owner_of};
+use super::layout::{DIFF, Home, Layer, STAGE, Unfinished, is_no_directory, look, owner_of};
 use super::repair::lowers_of;
 use crate::archive::{self, Below, Options, Whiteouts};
 use crate::driver::Unpack;
@@ -15,7 +15,6 @@ use crate::sys::place::{self, Time};
 use crate::tree;
 use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Shared {
@@ -39,7 +38,7 @@ impl Shared {
             shift: self.options.remap,
             limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
-            below: below(&home, &layer)?,
+            below: below(&self.home, &home, &layer)?,
             cancel: request.cancel,
             digests: request.digests,
         };
@@ -104,18 +103,20 @@ impl Shared {
 }
 
 /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
-fn below(home: &OwnedFd, layer: &Layer) -> Result<Below> {
-    let lowers = found(lowers_of(home, layer))?.unwrap_or_default();
+fn below(home: &Home, dir: &OwnedFd, layer: &Layer) -> Result<Below> {
+    let lowers = found(lowers_of(dir, layer))?.unwrap_or_default();
     let mut paths = Vec::with_capacity(lowers.0.len());
     for link in &lowers.0 {
-        let owner = found(fs::read_link_at(home, link.path()))?.and_then(|text| owner_of(&text));
-        paths.extend(owner.map(|id| PathBuf::from(id.as_str()).join(DIFF)));
-        if found(look(home, link))?.is_some_and(|seen| seen.root_opaque) {
+        let owner = found(fs::read_link_at(dir, link.path()))?.and_then(|text| owner_of(&text));
+        if let Some(id) = owner {
+            paths.push(home.place_of(dir, &id)?);
+        }
+        if found(look(dir, link))?.is_some_and(|seen| seen.root_opaque) {
             break;
         }
     }
-    let base = fs::open_dir_at(home, ".")?;
-    Ok(if paths.is_empty() { Below::default() } else { Below::new(base, paths) })
+    let base = fs::open_dir_at(dir, ".")?;
+    Ok(if paths.is_empty() { Below::default() } else { Below::new(base, paths, DIFF) })
 }
 
 /// `None` for what is missing or damaged.
