@@ -578,7 +578,8 @@ fn root_implied_directories_have_paths_as_long_as_any() {
         None,
         &archive(b"", &mut |header| {
             header.set_mode(0o700);
-            (header.set_uid(7), header.set_gid(7));
+            header.set_uid(7);
+            header.set_gid(7);
         }),
     );
     make("upon", Some("a"), &archive(b"x", &mut |header| header.set_mode(0o644)));
