@@ -1,15 +1,17 @@
 //! From the buffers of an archive to what the caller is given: compressed, counted, and its digest taken. Runs on the caller's
-//! thread, while another one reads the layer.
+//! thread, while another one reads the layer; or, where there is nothing to do but to hand them over, [`AsItIs`] does that at once.
 
+use crate::archive::decode::Sink;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::driver::{Compression, Form};
 use crate::error::errno::{ECANCELED, EINVAL, EIO};
 use crate::error::{Error, Kind, Result};
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufRead, Write};
 
-/// Compressors write 32 KiB at a time, and each costs the caller a call: so many bytes are collected.
-const COLLECTED: usize = 1 << 18;
+/// The most bytes that the caller is given at once. A pipe, which holds four of them (pipe(7)), is written and read side by side then:
+/// whoever writes 64 KiB and more to one sleeps and wakes for each, and takes two to four times as long.
+const PIECE: usize = 16 << 10;
 
 /// What was written.
 pub(super) struct Written {
@@ -33,6 +35,7 @@ impl Write for Outlet<'_> {
         if self.is_closed || self.cancel.is_requested() {
             return Err(io::Error::from_raw_os_error(ECANCELED));
         }
+        let bytes = &bytes[..bytes.len().min(PIECE)];
         self.to.write_all(bytes).inspect_err(|_| self.is_closed = true)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
@@ -68,28 +71,52 @@ pub(super) fn run(mut from: impl BufRead, form: Form, cancel: &Cancel, to: &mut 
         Compression::Gzip(level) => {
             // Neither a name nor a time goes into the header.
             let level = if level == 0 { flate2::Compression::default() } else { flate2::Compression::new(level) };
-            let encoder = flate2::write::GzEncoder::new(collecting(outlet), level);
-            copy(&mut from, cancel, encoder).and_then(flate2::write::GzEncoder::finish).and_then(collected)
+            let encoder = flate2::write::GzEncoder::new(outlet, level);
+            copy(&mut from, cancel, encoder).and_then(flate2::write::GzEncoder::finish)
         }
         Compression::Zstd(level) => {
             let level = i32::try_from(level).map_err(|_| Error::sys("choose a compression level", EINVAL))?;
-            let encoder = zstd::stream::write::Encoder::new(collecting(outlet), level);
-            let ended =
-                encoder.and_then(|encoder| copy(&mut from, cancel, encoder)).and_then(zstd::stream::write::Encoder::finish);
-            ended.and_then(collected)
+            let encoder = zstd::stream::write::Encoder::new(outlet, level);
+            encoder.and_then(|encoder| copy(&mut from, cancel, encoder)).and_then(zstd::stream::write::Encoder::finish)
         }
     };
-    let outlet =
-        outlet.map_err(|e| Error::sys("write the archive", e.raw_os_error().unwrap_or(EIO)).context(e.to_string()))?;
+    let outlet = outlet.map_err(|e| refused(&e))?;
     Ok(Written { digest: outlet.hasher.map(Hasher::finish), bytes: outlet.bytes })
 }
 
-fn collecting(outlet: Outlet<'_>) -> BufWriter<Outlet<'_>> {
-    BufWriter::with_capacity(COLLECTED, outlet)
+/// Hands an archive over as it is, without a thread between, which would have nothing to do but that.
+pub(super) struct AsItIs<'a> {
+    outlet: Outlet<'a>,
+    buffer: Vec<u8>,
+    failed: Option<io::Error>,
 }
 
-fn collected(writer: BufWriter<Outlet<'_>>) -> io::Result<Outlet<'_>> {
-    writer.into_inner().map_err(io::IntoInnerError::into_error)
+impl<'a> AsItIs<'a> {
+    pub(super) fn new(cancel: &'a Cancel, to: &'a mut dyn Write) -> AsItIs<'a> {
+        let outlet = Outlet { to, cancel, hasher: None, bytes: 0, is_closed: false };
+        AsItIs { outlet, buffer: vec![0; PIECE], failed: None }
+    }
+
+    /// To be asked when all went through the sink, and when it refused something.
+    pub(super) fn written(self) -> Result<Written> {
+        self.failed.map_or(Ok(Written { digest: None, bytes: self.outlet.bytes }), |e| Err(refused(&e)))
+    }
+}
+
+impl Sink for &mut AsItIs<'_> {
+    fn buffer(&mut self) -> Option<Vec<u8>> {
+        Some(std::mem::take(&mut self.buffer))
+    }
+
+    fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
+        self.failed = self.outlet.write_all(&bytes[..length]).err();
+        self.buffer = bytes;
+        self.failed.is_none()
+    }
+}
+
+fn refused(e: &io::Error) -> Error {
+    Error::sys("write the archive", e.raw_os_error().unwrap_or(EIO)).context(e.to_string())
 }
 
 fn copy<W: Write>(from: &mut impl BufRead, cancel: &Cancel, mut to: W) -> io::Result<W> {
@@ -111,6 +138,7 @@ fn copy<W: Write>(from: &mut impl BufRead, cancel: &Cancel, mut to: W) -> io::Re
 mod tests {
     use super::*;
     use crate::error::errno::ENOSPC;
+    use crate::export::stream::{Stream, UNWANTED};
 
     /// Takes so much, and then nothing.
     struct Full {
@@ -149,5 +177,11 @@ mod tests {
             let error = run(bytes.as_slice(), form, &Cancel::default(), &mut full).map(drop).unwrap_err();
             assert_eq!((error.errno(), full.refused), (ENOSPC, 1), "{compression:?}");
         }
+        let (cancel, mut full) = (Cancel::default(), Full { room: 300_000, refused: 0 });
+        let mut out = AsItIs::new(&cancel, &mut full);
+        let mut stream = Stream::new(&mut out);
+        assert_eq!(stream.write(&bytes).unwrap_err().errno(), UNWANTED);
+        assert_eq!(out.written().map(drop).unwrap_err().errno(), ENOSPC);
+        assert_eq!(full.refused, 1);
     }
 }

@@ -1,7 +1,8 @@
 //! The way back: from a layer to an archive of what it changes.
 //!
 //! A walk ([`walk`]) finds what there is to tell, in an order that depends on nothing but the names; [`archive`] makes entries of
-//! it and [`tar`] bytes, on a thread of its own. The calling thread compresses them and hands them to the caller ([`compress`]).
+//! it and [`tar`] bytes, on a thread of its own where somebody else has work with them: the calling thread compresses them and hands
+//! them to the caller ([`compress`]).
 //!
 //! The layer is read through a mount of its own ([`view`](crate::sys::view)) wherever the kernel has such: read-only, without access
 //! times, without device nodes, and without what is mounted inside the layer. Below it everything is a single name in an open
@@ -22,13 +23,14 @@ use crate::archive::decode::Sink;
 use crate::archive::ring::{self, Filler};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
-use crate::driver::{Change, Exported, Form};
+use crate::driver::{Change, Compression, Exported, Form};
 use crate::error::{Error, Kind, Result};
 use crate::sys::fs::{self, Stat};
 use crate::sys::process::SignalsBlocked;
 use crate::sys::threads;
 use crate::sys::view::View;
 use archive::{Archiver, Losses};
+use compress::AsItIs;
 use described::Described;
 use std::collections::HashSet;
 use std::io::Write;
@@ -120,6 +122,29 @@ pub fn says_all(changes: &Tree, cancel: &Cancel) -> Result<Option<&'static str>>
 /// A file changed while it was read, something cannot be read, or `to` fails; the text names the path. It was cancelled.
 pub fn archive(source: &Source, shift: Option<IdShift>, form: Form, to: &mut dyn Write) -> Result<Exported> {
     compress::check(form.compression)?;
+    let alone = form.compression == Compression::None && !form.digests;
+    let outcome = if alone { as_it_is(source, shift, to) } else { side_by_side(source, shift, form, to) };
+    let ((entries, losses), digests, bytes) = outcome.or_else(|e| source.cancel.check().and(Err(e)))?;
+    losses.log();
+    Ok(Exported { digests, bytes, entries })
+}
+
+/// What was written, both digests if they were taken, and how many bytes the caller got.
+type Outcome = ((u64, Losses), Option<(Digest, Digest)>, u64);
+
+/// The archive on its way from the layer to the caller on one thread.
+fn as_it_is(source: &Source, shift: Option<IdShift>, to: &mut dyn Write) -> Result<Outcome> {
+    let mut out = AsItIs::new(&source.cancel, to);
+    let archived = write_tar(source, shift, &mut out, drop);
+    match (archived, out.written()) {
+        (Err(e), Err(cause)) if e.errno() == stream::UNWANTED => Err(cause),
+        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+        (Ok(archived), Ok(written)) => Ok((archived, None, written.bytes)),
+    }
+}
+
+/// The layer is read, the archive's digest taken, and the archive compressed, each on a thread of its own, the last on the caller's.
+fn side_by_side(source: &Source, shift: Option<IdShift>, form: Form, to: &mut dyn Write) -> Result<Outcome> {
     let (filler, drainer) = ring::ring();
     let (archived, digested, written) = std::thread::scope(|scope| {
         // No handler of the host program is to run on them: they start with all signals blocked.
@@ -137,18 +162,17 @@ pub fn archive(source: &Source, shift: Option<IdShift>, form: Form, to: &mut dyn
         let written = compress::run(drainer, form, &source.cancel, to);
         Ok((threads::outcome_of(archiving), digesting.map(threads::outcome_of).transpose(), written))
     })?;
-    let outcome = match (archived, digested, written) {
+    match (archived, digested, written) {
         // Each stops when another one fails: the one that was not just told to stop knows why.
         (Err(e), _, Err(cause)) if e.errno() == stream::UNWANTED => Err(cause),
         (Err(e), _, _) | (Ok(_), Ok(_), Err(e)) => Err(e),
         (Ok(_), Err(_), Err(cause)) => Err(cause),
         (Ok(_), Err(e), Ok(_)) => Err(e),
-        (Ok(archived), Ok(diff_id), Ok(written)) => Ok((archived, diff_id, written)),
-    };
-    let ((entries, losses), diff_id, written) = outcome.or_else(|e| source.cancel.check().and(Err(e)))?;
-    Losses::log(&losses);
-    let digests = diff_id.map(|diff_id| (written.digest.unwrap_or(diff_id), diff_id));
-    Ok(Exported { digests, bytes: written.bytes, entries })
+        (Ok(archived), Ok(diff_id), Ok(written)) => {
+            let digests = diff_id.map(|diff_id| (written.digest.unwrap_or(diff_id), diff_id));
+            Ok((archived, digests, written.bytes))
+        }
+    }
 }
 
 /// Writes the archive of all that `source` changes; `end` says that it is complete: without that it counts as broken off.
