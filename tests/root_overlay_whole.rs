@@ -544,9 +544,10 @@ fn root_implied_directories_are_copied_up_from_remote_layers_too() {
     let looked = ["a/diff/secret", "base/diff/secret/deep"].map(|dir| looks(&w.layer(dir)));
     w.store.leaves_damage();
     fs::create_dir(w.layer("RO")).unwrap();
-    for id in ["a", "base"] {
+    // One as it is made, one as somebody made it.
+    for (id, way) in [("a", w.layer("RO/a")), ("base", "RO/base".into())] {
         fs::rename(w.layer(id), w.layer("RO").join(id)).unwrap();
-        std::os::unix::fs::symlink(w.layer("RO").join(id), w.layer(id)).unwrap();
+        symlink(way, w.layer(id)).unwrap();
     }
     w.fill("upon", Some("a"), Tar::new().file("secret/deep/new", "x"));
     assert_eq!(["secret", "secret/deep"].map(|dir| looks(&w.layer("upon/diff").join(dir))), looked);

@@ -18,19 +18,25 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 /// The lower layers, the nearest first.
 #[derive(Clone, Debug, Default)]
 pub struct Below {
-    /// What their paths are relative to.
-    base: Option<Arc<OwnedFd>>,
-    layers: Vec<PathBuf>,
+    layers: Vec<Lower>,
     content: &'static str,
 }
 
+/// Where a lower layer is: below an open directory, by a path without symlinks, because who unpacks has another root. This is the
+/// store's word; what is inside is the images'.
+#[derive(Clone, Debug)]
+pub struct Lower {
+    /// The directory.
+    pub base: Arc<OwnedFd>,
+    /// The path, which may lead into other mounts.
+    pub path: PathBuf,
+}
+
 impl Below {
-    /// Lower layers by their paths below `base`, the nearest first, and the name of the directory in each that has its content.
-    /// These paths are the store's word, and may lead into other mounts, though not through absolute symlinks: who unpacks has
-    /// another root. What is inside is the images' word.
+    /// Lower layers, the nearest first, and the name of the directory in each that has its content.
     #[must_use]
-    pub fn new(base: OwnedFd, layers: Vec<PathBuf>, content: &'static str) -> Below {
-        Below { base: Some(Arc::new(base)), layers, content }
+    pub fn new(layers: Vec<Lower>, content: &'static str) -> Below {
+        Below { layers, content }
     }
 }
 
@@ -52,12 +58,14 @@ impl Lookup {
         parent: &[Vec<u8>],
         name: &[u8],
     ) -> Result<Option<OwnedFd>> {
-        let Some(base) = below.base.as_deref() else { return Ok(None) };
+        if below.layers.is_empty() {
+            return Ok(None);
+        }
         if self.have.is_none() || self.at != parent {
-            self.go(below, base, top, parent)?;
+            self.go(below, top, parent)?;
         }
         let have = self.have.take().unwrap_or_default();
-        let (found, nearest) = below.step(base, &have, parent, name)?;
+        let (found, nearest) = below.step(&have, parent, name)?;
         // Implied directories come the one in the other.
         self.at.push(name.to_vec());
         self.have = Some(found);
@@ -65,14 +73,14 @@ impl Lookup {
     }
 
     /// Goes down from the root to a directory of the layer that is being unpacked.
-    fn go(&mut self, below: &Below, base: &OwnedFd, top: BorrowedFd<'_>, path: &[Vec<u8>]) -> Result<()> {
+    fn go(&mut self, below: &Below, top: BorrowedFd<'_>, path: &[Vec<u8>]) -> Result<()> {
         let mut have: Vec<usize> = (0..below.layers.len()).collect();
         for depth in 0..path.len() {
             if have.is_empty() {
                 break;
             }
             let here = openat2::open_no_links(top, &join(&path[..=depth]))?;
-            have = if is_opaque(&here)? { Vec::new() } else { below.step(base, &have, &path[..depth], &path[depth])?.0 };
+            have = if is_opaque(&here)? { Vec::new() } else { below.step(&have, &path[..depth], &path[depth])?.0 };
         }
         (self.at, self.have) = (path.to_vec(), Some(have));
         Ok(())
@@ -87,19 +95,14 @@ impl Lookup {
 impl Below {
     /// Which of those layers that have the directory `parent` also have `name` in it, as far as they are not hidden, and the
     /// nearest of these directories.
-    fn step(
-        &self,
-        base: &OwnedFd,
-        have: &[usize],
-        parent: &[Vec<u8>],
-        name: &[u8],
-    ) -> Result<(Vec<usize>, Option<OwnedFd>)> {
+    fn step(&self, have: &[usize], parent: &[Vec<u8>], name: &[u8]) -> Result<(Vec<usize>, Option<OwnedFd>)> {
         let mut path = parent.to_vec();
         path.push(name.to_vec());
         let path = [self.content.as_bytes(), b"/", &join(&path)].concat();
         let (mut found, mut nearest) = (Vec::new(), None);
         for &layer in have {
-            let root = match fs::open_dir_at(base, &self.layers[layer]) {
+            let Lower { base, path: at } = &self.layers[layer];
+            let root = match fs::open_dir_at(base, at) {
                 Ok(root) => root,
                 // It is missing, or damaged: the layer can be filled before those below it are.
                 Err(e) if fs::is_absent(&e) || [ELOOP, ENOTDIR].contains(&e.errno()) => continue,

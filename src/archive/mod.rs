@@ -27,7 +27,7 @@ mod walk;
 
 pub(crate) use account::Taken;
 pub use account::{Digests, Progress};
-pub use below::Below;
+pub use below::{Below, Lower};
 pub(crate) use describe::remove_xattrs;
 pub use limits::{Limits, MAX_WINDOW};
 pub use losses::{Loss, Lost};

@@ -1,9 +1,9 @@
 //! Unpacking an archive into a layer.
 
 use super::Shared;
-use super::layout::{DIFF, Home, Layer, STAGE, Unfinished, is_no_directory, look, owner_of};
+use super::layout::{DIFF, Layer, STAGE, Unfinished, is_no_directory, look, owner_of};
 use super::repair::lowers_of;
-use crate::archive::{self, Below, Options, Whiteouts};
+use crate::archive::{self, Below, Lower, Options, Whiteouts};
 use crate::driver::Unpack;
 use crate::error::errno::EINVAL;
 use crate::error::{Error, Kind, Result};
@@ -15,6 +15,7 @@ use crate::sys::place::{self, Time};
 use crate::tree;
 use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Shared {
@@ -38,7 +39,7 @@ impl Shared {
             shift: self.options.remap,
             limits: request.limits.unwrap_or_else(|| self.options.archive.clone()),
             sync: self.options.durable,
-            below: below(&self.home, &home, &layer)?,
+            below: below(&home, &layer)?,
             cancel: request.cancel,
             digests: request.digests,
         };
@@ -103,20 +104,27 @@ impl Shared {
 }
 
 /// The content of the lower layers. One that cannot be found is left out: the layer can be filled before those below it are.
-fn below(home: &Home, dir: &OwnedFd, layer: &Layer) -> Result<Below> {
-    let lowers = found(lowers_of(dir, layer))?.unwrap_or_default();
-    let mut paths = Vec::with_capacity(lowers.0.len());
+fn below(home: &OwnedFd, layer: &Layer) -> Result<Below> {
+    let lowers = found(lowers_of(home, layer))?.unwrap_or_default();
+    let base = Arc::new(fs::open_dir_at(home, ".")?);
+    let mut layers = Vec::with_capacity(lowers.0.len());
     for link in &lowers.0 {
-        let owner = found(fs::read_link_at(dir, link.path()))?.and_then(|text| owner_of(&text));
-        if let Some(id) = owner {
-            paths.push(home.place_of(dir, &id)?);
-        }
-        if found(look(dir, link))?.is_some_and(|seen| seen.root_opaque) {
+        let owner = found(fs::read_link_at(home, link.path()))?.and_then(|text| owner_of(&text));
+        layers.extend(owner.map(|id| lower(&base, &id)).transpose()?.flatten());
+        if found(look(home, link))?.is_some_and(|seen| seen.root_opaque) {
             break;
         }
     }
-    let base = fs::open_dir_at(dir, ".")?;
-    Ok(if paths.is_empty() { Below::default() } else { Below::new(base, paths, DIFF) })
+    Ok(Below::new(layers, DIFF))
+}
+
+/// Where a lower layer is. One that is a symlink, as those of a remote store, is held open, wherever that leads.
+fn lower(home: &Arc<OwnedFd>, id: &LayerId) -> Result<Option<Lower>> {
+    if found(fs::read_link_at(home, id))?.is_none() {
+        return Ok(Some(Lower { base: Arc::clone(home), path: id.as_str().into() }));
+    }
+    let held = found(fs::open_dir_at_follow(home, id))?;
+    Ok(held.map(|dir| Lower { base: Arc::new(dir), path: ".".into() }))
 }
 
 /// `None` for what is missing or damaged.

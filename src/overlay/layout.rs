@@ -369,16 +369,6 @@ impl Home {
         [&self.path, &self.real].iter().any(|home| text == home.join(REMOTE).join(id.as_str()))
     }
 
-    /// Where below home a layer is, without a symlink on the way to one of the remote store.
-    pub(super) fn place_of(&self, dir: &OwnedFd, id: &LayerId) -> Result<PathBuf> {
-        let own = Path::new(id.as_str());
-        match fs::read_link_at(dir, id) {
-            Ok(text) if self.is_remote(Path::new(&text), id) => Ok(Path::new(REMOTE).join(own)),
-            Err(e) if !fs::is_absent(&e) && e.errno() != EINVAL => Err(e),
-            _ => Ok(own.to_owned()),
-        }
-    }
-
     /// The path of a layer's part, as callers see it.
     pub(super) fn path(&self, id: &LayerId, part: &str) -> PathBuf {
         self.path.join(id.as_str()).join(part)

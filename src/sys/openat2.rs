@@ -1,6 +1,6 @@
 //! Opening a directory by a path from an archive, as if the layer were the whole file system (Linux 5.6).
 //!
-//! On older kernels, and for paths longer than the kernel takes at once, the caller goes from name to name itself.
+//! On older kernels, and with [`open_in_root`] for paths longer than the kernel takes at once, the way is gone from name to name.
 
 use crate::error::Result;
 use crate::sys::fs::{self, check, shown};
@@ -47,9 +47,11 @@ fn pieces(mut path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let cut = if path.len() <= MOST { None } else { path[..=MOST].iter().rposition(|&b| b == b'/') };
         let piece = &path[..cut.unwrap_or(path.len())];
+        let is_left = !path.is_empty();
         path = cut.map_or(b"", |cut| &path[cut + 1..]);
-        (!piece.is_empty()).then_some(piece)
+        is_left.then_some(piece)
     })
+    .filter(|piece| !piece.is_empty())
 }
 
 fn open_piece(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd> {
@@ -91,5 +93,6 @@ mod tests {
             }
         }
         assert_eq!(all(&[b'x'; 5000]), [[b'x'; 5000]]);
+        assert_eq!(all(&[&b"/"[..], &[b'x'; 5000]].concat()), [[b'x'; 5000]]);
     }
 }
