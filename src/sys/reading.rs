@@ -29,7 +29,8 @@ pub fn open_file_warily(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
         return Err(Error::sys(format!("open '{}', which is no regular file", shown(name)), libc::EACCES));
     }
     let path = format!("/proc/thread-self/fd/{}", node.as_raw_fd());
-    let open = |more| nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | more, Mode::empty());
+    let open =
+        |more| nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | more, Mode::empty());
     let opened = match open(OFlag::O_NOATIME) {
         Err(Errno::EPERM) => open(OFlag::empty()), // not the owner, and without CAP_FOWNER
         other => other,
