@@ -206,16 +206,22 @@ fn look(root: &Path) -> String {
     for layer in IDS.iter().rev() {
         wrong.extend(graph.with(|driver| driver.remove(&id(layer))).err().map(|e| e.to_string()));
     }
-    graph.cleanup().unwrap();
+    // Leftovers are deleted in the background, which a clean-up would end.
     let left = |dir: &str, stays: &[&str]| -> Vec<String> {
-        let names = fs::read_dir(root.join(dir)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !stays.contains(&name.as_str())).map(|name| format!("{dir}/{name} is left behind")).collect()
+        let others = || common::names(&root.join(dir)).into_iter().filter(|name| !stays.contains(&name.as_str()));
+        let is_late = Instant::now() + Duration::from_secs(30);
+        while others().next().is_some() && Instant::now() < is_late {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        others().map(|name| format!("{dir}/{name} is left behind")).collect()
     };
     // Quota's device node may be there as well.
     wrong.extend(left("overlay2", &["l", "backingFsBlockDev"]));
+    graph.cleanup().unwrap();
     // A layer that a crash has left with two names in here loses one with its removal, the other at the next start.
-    start(root).cleanup().unwrap();
+    let next = start(root);
     wrong.extend(left("overlay2/l", &[]));
+    next.cleanup().unwrap();
     seen.iter().map(Seen::to_text).chain(wrong.iter().map(|line| line.replace('\n', " ") + "\n")).collect()
 }
 
