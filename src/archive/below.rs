@@ -6,9 +6,10 @@
 
 use crate::error::Result;
 use crate::error::errno::{ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE, EXDEV};
+use crate::sys::openat2;
 use crate::sys::xattr;
-use crate::sys::{fs, openat2};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,26 +18,22 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The lower layers, the nearest first.
 #[derive(Clone, Debug, Default)]
-pub struct Below {
-    layers: Vec<Lower>,
-    content: &'static str,
-}
+pub struct Below(Vec<Lower>);
 
-/// Where a lower layer is: below an open directory, by a path without symlinks, because who unpacks has another root. This is the
-/// store's word; what is inside is the images'.
+/// The content of a lower layer: below an open directory, by a path without symlinks, because who unpacks has another root.
 #[derive(Clone, Debug)]
 pub struct Lower {
     /// The directory.
     pub base: Arc<OwnedFd>,
-    /// The path, which may lead into other mounts.
+    /// The path.
     pub path: PathBuf,
 }
 
 impl Below {
-    /// Lower layers, the nearest first, and the name of the directory in each that has its content.
+    /// Lower layers, the nearest first.
     #[must_use]
-    pub fn new(layers: Vec<Lower>, content: &'static str) -> Below {
-        Below { layers, content }
+    pub fn new(layers: Vec<Lower>) -> Below {
+        Below(layers)
     }
 }
 
@@ -58,7 +55,7 @@ impl Lookup {
         parent: &[Vec<u8>],
         name: &[u8],
     ) -> Result<Option<OwnedFd>> {
-        if below.layers.is_empty() {
+        if below.0.is_empty() {
             return Ok(None);
         }
         if self.have.is_none() || self.at != parent {
@@ -74,7 +71,7 @@ impl Lookup {
 
     /// Goes down from the root to a directory of the layer that is being unpacked.
     fn go(&mut self, below: &Below, top: BorrowedFd<'_>, path: &[Vec<u8>]) -> Result<()> {
-        let mut have: Vec<usize> = (0..below.layers.len()).collect();
+        let mut have: Vec<usize> = (0..below.0.len()).collect();
         for depth in 0..path.len() {
             if have.is_empty() {
                 break;
@@ -98,17 +95,11 @@ impl Below {
     fn step(&self, have: &[usize], parent: &[Vec<u8>], name: &[u8]) -> Result<(Vec<usize>, Option<OwnedFd>)> {
         let mut path = parent.to_vec();
         path.push(name.to_vec());
-        let path = [self.content.as_bytes(), b"/", &join(&path)].concat();
         let (mut found, mut nearest) = (Vec::new(), None);
         for &layer in have {
-            let Lower { base, path: at } = &self.layers[layer];
-            let root = match fs::open_dir_at(base, at) {
-                Ok(root) => root,
-                // It is missing, or damaged: the layer can be filled before those below it are.
-                Err(e) if fs::is_absent(&e) || [ELOOP, ENOTDIR].contains(&e.errno()) => continue,
-                Err(e) => return Err(e.context("look at a layer below")),
-            };
-            match openat2::open_no_links(root.as_fd(), &path) {
+            let Lower { base, path: content } = &self.0[layer];
+            let full = [content.as_os_str().as_bytes(), b"/", &join(&path)].concat();
+            match openat2::open_no_links(base.as_fd(), &full) {
                 Ok(dir) => {
                     found.push(layer);
                     let hides = is_opaque(&dir)?;

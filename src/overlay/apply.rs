@@ -10,11 +10,12 @@ use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::room;
-use crate::sys::fs::{self, Stat};
+use crate::sys::fs::{self, FileKind, Stat};
 use crate::sys::place::{self, Time};
 use crate::tree;
 use crate::undo::{self, Undo};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -115,16 +116,19 @@ fn below(home: &OwnedFd, layer: &Layer) -> Result<Below> {
             break;
         }
     }
-    Ok(Below::new(layers, DIFF))
+    Ok(Below::new(layers))
 }
 
-/// Where a lower layer is. One that is a symlink, as those of a remote store, is held open, wherever that leads.
+/// Where a lower layer has its content. One that is a symlink, as those of a remote store, is held open, wherever that leads.
 fn lower(home: &Arc<OwnedFd>, id: &LayerId) -> Result<Option<Lower>> {
-    if found(fs::read_link_at(home, id))?.is_none() {
-        return Ok(Some(Lower { base: Arc::clone(home), path: id.as_str().into() }));
+    match found(fs::stat_at(home, id))?.map(|stat| stat.kind) {
+        Some(FileKind::Dir) => Ok(Some(Lower { base: Arc::clone(home), path: Path::new(id.as_str()).join(DIFF) })),
+        Some(FileKind::Symlink) => {
+            let held = found(fs::open_dir_at_follow(home, id))?;
+            Ok(held.map(|dir| Lower { base: Arc::new(dir), path: DIFF.into() }))
+        }
+        _ => Ok(None),
     }
-    let held = found(fs::open_dir_at_follow(home, id))?;
-    Ok(held.map(|dir| Lower { base: Arc::new(dir), path: ".".into() }))
 }
 
 /// `None` for what is missing or damaged.
