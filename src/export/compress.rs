@@ -30,6 +30,12 @@ struct Outlet<'a> {
     is_closed: bool,
 }
 
+impl<'a> Outlet<'a> {
+    fn new(to: &'a mut dyn Write, cancel: &'a Cancel, hasher: Option<Hasher>) -> Outlet<'a> {
+        Outlet { to, cancel, hasher, bytes: 0, is_closed: false }
+    }
+}
+
 impl Write for Outlet<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_closed || self.cancel.is_requested() {
@@ -65,7 +71,7 @@ pub(super) fn check(compression: Compression) -> Result<()> {
 /// Writes all that `from` yields.
 pub(super) fn run(mut from: impl BufRead, form: Form, cancel: &Cancel, to: &mut dyn Write) -> Result<Written> {
     let hasher = (form.digests && form.compression != Compression::None).then(Hasher::default);
-    let outlet = Outlet { to, cancel, hasher, bytes: 0, is_closed: false };
+    let outlet = Outlet::new(to, cancel, hasher);
     let outlet = match form.compression {
         Compression::None => copy(&mut from, cancel, outlet),
         Compression::Gzip(level) => {
@@ -93,13 +99,14 @@ pub(super) struct AsItIs<'a> {
 
 impl<'a> AsItIs<'a> {
     pub(super) fn new(cancel: &'a Cancel, to: &'a mut dyn Write) -> AsItIs<'a> {
-        let outlet = Outlet { to, cancel, hasher: None, bytes: 0, is_closed: false };
+        let outlet = Outlet::new(to, cancel, None);
         AsItIs { outlet, buffer: vec![0; PIECE], failed: None }
     }
 
-    /// To be asked when all went through the sink, and when it refused something.
-    pub(super) fn written(self) -> Result<Written> {
-        self.failed.map_or(Ok(Written { digest: None, bytes: self.outlet.bytes }), |e| Err(refused(&e)))
+    /// How many bytes the caller took, or why it took no more: to be asked when all went through the sink, and when that refused
+    /// something.
+    pub(super) fn written(self) -> Result<u64> {
+        self.failed.map_or(Ok(self.outlet.bytes), |e| Err(refused(&e)))
     }
 }
 

@@ -136,11 +136,9 @@ type Outcome = ((u64, Losses), Option<(Digest, Digest)>, u64);
 fn as_it_is(source: &Source, shift: Option<IdShift>, to: &mut dyn Write) -> Result<Outcome> {
     let mut out = AsItIs::new(&source.cancel, to);
     let archived = write_tar(source, shift, &mut out, drop);
-    match (archived, out.written()) {
-        (Err(e), Err(cause)) if e.errno() == stream::UNWANTED => Err(cause),
-        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
-        (Ok(archived), Ok(written)) => Ok((archived, None, written.bytes)),
-    }
+    // After a refusal there is nothing but that: it is the cause.
+    let bytes = out.written()?;
+    Ok((archived?, None, bytes))
 }
 
 /// The layer is read, the archive's digest taken, and the archive compressed, each on a thread of its own, the last on the caller's.
