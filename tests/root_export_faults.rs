@@ -71,7 +71,7 @@ fn root_every_call_of_an_export_fails_in_turn() {
     make("three", Some("two"), 3);
     // By its marks, and by comparing it with an ancestor further up.
     // On threads of their own, and on the caller's alone.
-    for (base, digests) in [None, Some("one")].into_iter().flat_map(|base| [(base, true), (base, false)]) {
+    for (base, digests) in [(None, true), (None, false), (Some("one"), true), (Some("one"), false)] {
         let export = |bytes: &mut Vec<u8>| {
             graph
                 .with(|driver| driver.diff(&id("three"), &base.map(id).into(), Form { digests, ..Form::default() }, bytes))

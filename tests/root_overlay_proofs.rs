@@ -433,7 +433,8 @@ fn root_an_unpack_on_a_dying_disk_leaves_a_layer_marked_or_as_it_was() {
     }
     for besides in ["renameat,renameat2", "unlinkat", "fremovexattr"] {
         for from in 1..=3 {
-            dying(&store, "opaque", &archives[0].1, "fsync", forced, Some((besides, from)));
+            // And once without a flush that fails.
+            dying(&store, "opaque", &archives[0].1, "fsync", forced + 1, Some((besides, from)));
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What is whole is never destroyed, hidden or given up: layers that a create, an unpack, a repair or a failure could cost.
 
+mod archive_support;
 mod common;
 
+use archive_support::Item;
 use common::overlay::{World, everything, has_xattr, link, links_to, one, set_xattr};
 use common::scenarios::{Breaking, stillborn};
 use common::subject::{Outcome, Rust, Subject};
@@ -558,32 +560,12 @@ fn root_implied_directories_are_copied_up_from_remote_layers_too() {
 fn root_implied_directories_have_paths_as_long_as_any() {
     let w = World::new();
     let deep = format!("{}/", "d".repeat(200)).repeat(20) + &"e".repeat(4095 - "/f".len() - 20 * 201);
-    let archive = |content: &[u8], header: &mut dyn FnMut(&mut tar::Header)| {
-        let mut archive = tar::Builder::new(Vec::new());
-        let (is_dir, path) = (content.is_empty(), if content.is_empty() { deep.clone() } else { format!("{deep}/f") });
-        archive.append_pax_extensions([("path", path.as_bytes())]).unwrap();
-        let mut entry = tar::Header::new_ustar();
-        entry.set_entry_type(if is_dir { tar::EntryType::Directory } else { tar::EntryType::Regular });
-        entry.set_size(content.len() as u64);
-        header(&mut entry);
-        entry.set_cksum();
-        archive.append(&entry, content).unwrap();
-        archive.into_inner().unwrap()
-    };
-    let make = |id: &str, parent: Option<&str>, archive: &[u8]| {
+    let make = |id: &str, parent: Option<&str>, item: Item| {
         w.subject.create_ro(id, parent).unwrap();
-        w.subject.apply(id, archive).unwrap();
+        w.subject.apply(id, &archive_support::tar(&[item])).unwrap();
     };
-    make(
-        "a",
-        None,
-        &archive(b"", &mut |header| {
-            header.set_mode(0o700);
-            header.set_uid(7);
-            header.set_gid(7);
-        }),
-    );
-    make("upon", Some("a"), &archive(b"x", &mut |header| header.set_mode(0o644)));
+    make("a", None, archive_support::dir(&deep).mode(0o700).owner(7, 7));
+    make("upon", Some("a"), archive_support::file(&format!("{deep}/f"), "x"));
     // It goes from directory to directory.
     let find = ["-name", "e*", "-printf", "%m %U %G\n"];
     let seen = Command::new("find").arg(w.layer("upon/diff")).args(find).output().unwrap();
