@@ -12,7 +12,7 @@
 
 #define THREADS 4
 #define LIVES 8 /* of each thread in a round */
-#define GROWTH_KIB 2048 /* of memory that the allocator keeps */
+#define GROWTH_KIB 512 /* of memory that the allocator keeps */
 #define LEAK 4096 /* bytes: of what a map keeps while it grows and shrinks */
 
 struct state {
@@ -147,6 +147,7 @@ int main(void)
 {
     CHECK(getenv("GLIBC_TUNABLES")); /* glibc.malloc.tcache_count=0: what a thread keeps for itself counts as allocated */
     mallopt(M_ARENA_MAX, 1); /* else up to 16 of them grow to their size, one after the other */
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024); /* as it begins; else it rises, and the heap keeps the buffers of as many unpacks as ever met */
     const char *seconds = getenv("GRAPHDRIVER_SOAK");
     const char *root = start("soak");
     make_base("base");
