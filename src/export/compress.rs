@@ -1,17 +1,27 @@
 //! From the buffers of an archive to what the caller is given: compressed, counted, and its digest taken. Runs on the caller's
-//! thread, while another one reads the layer; or, where there is nothing to do but to hand them over, [`AsItIs`] does that at once.
+//! thread, while another one reads the layer and, with zstd, others compress; or, where there is nothing to do but to hand them
+//! over, [`AsItIs`] does that at once.
 
 use crate::archive::decode::Sink;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::driver::{Compression, Form};
-use crate::error::errno::{ECANCELED, EINVAL, EIO};
+use crate::error::errno::{ECANCELED, EINVAL, EIO, ENOMEM};
 use crate::error::{Error, Kind, Result};
+use crate::sys::process::SignalsBlocked;
 use std::io::{self, BufRead, Write};
+use zstd::zstd_safe::CParameter;
 
 /// The most bytes that the caller is given at once. A pipe, which holds four of them (pipe(7)), is written and read side by side then:
 /// whoever writes 64 KiB and more to one sleeps and wakes for each, and takes two to four times as long.
 const PIECE: usize = 16 << 10;
+
+/// The most threads that compress with zstd, however many processors there are: each takes memory.
+const ZSTD_WORKERS: u32 = 4;
+/// From the level after this one a thread would take tens to hundreds of megabytes: the caller's compresses alone.
+const ZSTD_SHARED: u32 = 9;
+/// Bytes that one of them compresses at a time. It decides what is written: a digest of it must be the same on every host.
+const ZSTD_JOB: u32 = 2 << 20;
 
 /// What was written.
 pub(super) struct Written {
@@ -81,13 +91,43 @@ pub(super) fn run(mut from: impl BufRead, form: Form, cancel: &Cancel, to: &mut 
             copy(&mut from, cancel, encoder).and_then(flate2::write::GzEncoder::finish)
         }
         Compression::Zstd(level) => {
-            let level = i32::try_from(level).map_err(|_| Error::sys("choose a compression level", EINVAL))?;
-            let encoder = zstd::stream::write::Encoder::new(outlet, level);
-            encoder.and_then(|encoder| copy(&mut from, cancel, encoder)).and_then(zstd::stream::write::Encoder::finish)
+            let encoder = zstd_encoder(&mut from, outlet, level, zstd_workers(level))?;
+            copy(&mut from, cancel, encoder).and_then(zstd::stream::write::Encoder::finish)
         }
     };
     let outlet = outlet.map_err(|e| refused(&e))?;
     Ok(Written { digest: outlet.hasher.map(Hasher::finish), bytes: outlet.bytes })
+}
+
+/// How many threads compress. What they write does not depend on it, but on whether there is any; that, the level alone decides.
+fn zstd_workers(level: u32) -> u32 {
+    if level > ZSTD_SHARED {
+        return 0;
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(processors).unwrap_or(ZSTD_WORKERS).min(ZSTD_WORKERS)
+}
+
+/// An encoder that has got the first byte: with that its threads start. They start with all signals blocked, as no handler of the
+/// host program is to run on them.
+fn zstd_encoder<W: Write>(
+    from: &mut impl BufRead,
+    to: W,
+    level: u32,
+    workers: u32,
+) -> Result<zstd::stream::write::Encoder<'static, W>> {
+    let level = i32::try_from(level).map_err(|_| Error::sys("choose a compression level", EINVAL))?;
+    let first = from.fill_buf().map_err(|e| refused(&e))?.iter().take(1).copied().collect::<Vec<u8>>();
+    let blocked = SignalsBlocked::now();
+    let encoder = zstd::stream::write::Encoder::new(to, level).and_then(|mut encoder| {
+        encoder.multithread(workers)?;
+        encoder.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
+        encoder.write_all(&first).map(|()| encoder)
+    });
+    drop(blocked);
+    from.consume(first.len());
+    // Its errors have no number; it says the same for want of memory and of threads.
+    encoder.map_err(|e| Error::sys("start compressing with zstd", ENOMEM).context(e.to_string()))
 }
 
 /// Hands an archive over as it is, without a thread between, which would have nothing to do but that.
@@ -169,16 +209,63 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_has_refused_is_asked_no_more() {
-        // Nothing that a compressor makes smaller.
+    /// Bytes of which a compressor takes `kinds` for different; with 256 it can make nothing smaller.
+    fn noise(length: usize, kinds: u64) -> Vec<u8> {
         let mut state = 1_u64;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            state.to_be_bytes()[0]
+            u8::try_from((state >> 56) % kinds).unwrap()
         };
-        let bytes: Vec<u8> = (0..1 << 20).map(|_| next()).collect();
-        for compression in [Compression::None, Compression::Gzip(1), Compression::Zstd(1)] {
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn zstd_writes_the_same_with_any_number_of_threads_in_any_pieces() {
+        let bytes = noise(3 * ZSTD_JOB as usize + 12_345, 4);
+        let compressed = |workers, piece: usize| {
+            let mut from = bytes.as_slice();
+            let mut encoder = zstd_encoder(&mut from, Vec::new(), 1, workers).unwrap();
+            from.chunks(piece).for_each(|piece| encoder.write_all(piece).unwrap());
+            encoder.finish().unwrap()
+        };
+        let one = compressed(1, 1 << 18);
+        assert!(one.len() < bytes.len() / 2);
+        assert!(zstd::decode_all(one.as_slice()).unwrap() == bytes);
+        for (workers, piece) in [(2, 1 << 18), (ZSTD_WORKERS, 1 << 18), (2, 4_321), (1, bytes.len())] {
+            assert!(compressed(workers, piece) == one, "{workers} threads, pieces of {piece}");
+        }
+    }
+
+    /// How many threads have the name of the calling one, itself left out, and whether each blocks all signals that can be blocked.
+    fn threads_of_this_name() -> Vec<bool> {
+        let own = std::fs::read_link("/proc/thread-self").unwrap();
+        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        let others = tasks.filter(|task| task.file_name() != own.file_name());
+        let named = others.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|other| other == name));
+        let status = named.map(|task| std::fs::read_to_string(task.join("status")).unwrap_or_default());
+        let mask =
+            status.map(|status| status.lines().find_map(|line| line.strip_prefix("SigBlk:\t").map(str::to_owned)).unwrap());
+        // Not SIGKILL, SIGSTOP, and the two that glibc keeps for itself (nptl(7)).
+        mask.map(|mask| u64::from_str_radix(&mask, 16).unwrap() | 1 << 8 | 1 << 18 | 3 << 31 == u64::MAX).collect()
+    }
+
+    #[test]
+    fn zstds_threads_take_no_signals() {
+        let watched = std::thread::Builder::new().name("zstd-watched".into()).spawn(|| {
+            let encoder = zstd_encoder(&mut b"a".as_slice(), Vec::new(), 1, 3).unwrap();
+            assert_eq!(threads_of_this_name(), [true; 3]);
+            drop(encoder);
+            assert_eq!(threads_of_this_name(), [true; 0]);
+        });
+        watched.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn who_has_refused_is_asked_no_more() {
+        let bytes = noise(1 << 20, 256);
+        let zstd = [1, ZSTD_SHARED + 1].map(Compression::Zstd);
+        for compression in [Compression::None, Compression::Gzip(1)].into_iter().chain(zstd) {
             let mut full = Full { room: 300_000, refused: 0 };
             let form = Form { compression, digests: true };
             let error = run(bytes.as_slice(), form, &Cancel::default(), &mut full).map(drop).unwrap_err();
