@@ -11,7 +11,7 @@ use common::Store;
 use survive::ground::Ground;
 use survive::operations::{LIMITED, OPERATIONS, Operation};
 use survive::report::Report;
-use survive::{Extent, crash, fault};
+use survive::{Extent, crash, fault, pairs};
 
 fn with_quota(kind: &quota::Kind) -> (Store, Ground) {
     let store = Store::with(kind.mkfs, kind.args, kind.options);
@@ -90,4 +90,16 @@ fn every_call_fails_of_devicemapper() {
     assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
     pool.check();
     report.end(1);
+}
+
+#[test]
+fn operations_of_devicemapper_meet() {
+    let (pool, ground) = pool();
+    let mut report = Report::new("pairs, devicemapper");
+    for meeting in pairs::MEETINGS {
+        pairs::each(&ground, meeting, Extent::wanted(), &mut report);
+    }
+    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
+    pool.check();
+    report.end(6);
 }

@@ -17,7 +17,7 @@ pub struct Ground {
     pub driver: &'static str,
     pub root: PathBuf,
     pub options: Vec<String>,
-    /// In the check every so manieth point is tried: how slow it is.
+    /// In the check every so manieth point, or pair, is tried: how slow it is.
     pub step: usize,
     /// Says what is there and must not be, with no layer in the store and no driver.
     pub leaks: fn(&Ground) -> Vec<String>,
