@@ -6,7 +6,7 @@ use crate::archive::decode::Sink;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::driver::{Compression, Form};
-use crate::error::errno::{ECANCELED, EINVAL, EIO, ENOMEM};
+use crate::error::errno::{EAGAIN, ECANCELED, EINVAL, EIO};
 use crate::error::{Error, Kind, Result};
 use crate::sys::process::SignalsBlocked;
 use std::io::{self, BufRead, Write};
@@ -126,8 +126,8 @@ fn zstd_encoder<W: Write>(
     });
     drop(blocked);
     from.consume(first.len());
-    // Its errors have no number; it says the same for want of memory and of threads.
-    encoder.map_err(|e| Error::sys("start compressing with zstd", ENOMEM).context(e.to_string()))
+    // Its errors have no number: it wants for a thread, if not for memory.
+    encoder.map_err(|e| Error::sys("start compressing with zstd", EAGAIN).context(e.to_string()))
 }
 
 /// Hands an archive over as it is, without a thread between, which would have nothing to do but that.
