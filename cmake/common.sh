@@ -85,7 +85,8 @@ rust() {
     fi
     die "Rust $rust_needed or newer is needed; here is ${have:-none that is, nor a package of one}. Install it with rustup:" \
         "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" \
-        "then run this again. (Debian's own rustc, where it is too old, may stay: rustup's comes first.)"
+        "then run this again. (Debian's own rustc, where it is too old, may stay: rustup's comes first.)" \
+        "On Debian its security archive will do as well, where apt does not know it yet: rustc-web there is recent enough for Debian 12."
 }
 
 # Cargo fetches crates by https: ca-certificates.
