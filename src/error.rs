@@ -19,6 +19,7 @@ pub mod errno {
     pub const EIO: i32 = 5;
     pub const ENXIO: i32 = 6;
     pub const EAGAIN: i32 = 11;
+    pub const ENOMEM: i32 = 12;
     pub const EACCES: i32 = 13;
     pub const EBUSY: i32 = 16;
     pub const EEXIST: i32 = 17;

@@ -58,7 +58,7 @@ pub unsafe extern "C" fn graphdriver_unpack(id: *const c_char, request: *mut gra
 /// @return 0, or -1 with errno and graphdriver_last_error() set; what was written until then is of no use.
 ///
 /// The same layer becomes the same archive, byte for byte and on every host (compressed, with the same version of this library on
-/// the same processor). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what of
+/// processors of the same kind). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what of
 /// attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is an
 /// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
 /// store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read on
