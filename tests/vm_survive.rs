@@ -96,9 +96,7 @@ fn every_call_fails_of_devicemapper() {
 fn operations_of_devicemapper_meet() {
     let (pool, ground) = pool();
     let mut report = Report::new("pairs, devicemapper");
-    for meeting in pairs::MEETINGS {
-        pairs::each(&ground, meeting, Extent::wanted(), &mut report);
-    }
+    pairs::each(&ground, Extent::wanted(), &mut report);
     assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
     pool.check();
     report.end(6);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 const STEP: usize = 48;
 
 /// One of two operations. It must be possible whatever the other did: an error is an outcome as well.
-pub struct Half {
+struct Half {
     pub name: &'static str,
     pub act: Act,
     kind: Kind,
@@ -55,14 +55,15 @@ enum Order {
     Without(usize),
 }
 
-/// Every pair of the meeting.
-pub fn each(ground: &Ground, meeting: &Meeting, extent: Extent, report: &mut Report) {
-    let plain = Operation { prepare: meeting.prepare, ..PLAIN };
-    for (number, (one, other)) in meeting.pairs().into_iter().enumerate() {
+/// Every pair of every meeting.
+pub fn each(ground: &Ground, extent: Extent, report: &mut Report) {
+    let pairs = MEETINGS.iter().flat_map(|meeting| meeting.pairs().into_iter().map(move |pair| (meeting, pair)));
+    for (number, (meeting, (one, other))) in pairs.enumerate() {
         let left_out = extent == Extent::Check && number % ground.step != 0;
         if left_out || !super::is_wanted(&format!("{}: {}, {}", meeting.name, one.name, other.name)) {
             continue;
         }
+        let plain = Operation { prepare: meeting.prepare, ..PLAIN };
         let halves = [one, other];
         let run = |order| {
             ground.prepare(&plain);
@@ -99,7 +100,7 @@ pub fn each(ground: &Ground, meeting: &Meeting, extent: Extent, report: &mut Rep
                 allowed.push(end);
             }
         }
-        for at in extent.points(number, STEP) {
+        for at in extent.points(number / ground.step, STEP) {
             let (end, reached, mut found) = run(Order::Held(at));
             if !reached {
                 break;
@@ -237,7 +238,7 @@ const PARENT_REPAIR: Half = half("repair of the parent", |s, _| s.repair("upper"
 const PARENT_CREATE: Half = half("create_ro of the parent", |s, _| s.create_ro("upper", Some("image")));
 
 /// Operations that meet, with what is there before.
-pub struct Meeting {
+struct Meeting {
     pub name: &'static str,
     pub prepare: Act,
     pub these: &'static [Half],
@@ -251,7 +252,7 @@ const MOUNTED: Act = |s, _| {
     s.mount("new", &[]).map(drop)
 };
 
-pub const MEETINGS: &[Meeting] = &[
+const MEETINGS: &[Meeting] = &[
     Meeting {
         name: "no layer",
         prepare: ABSENT,
