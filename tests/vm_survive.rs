@@ -99,5 +99,5 @@ fn operations_of_devicemapper_meet() {
     pairs::each(&ground, Extent::wanted(), &mut report);
     assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
     pool.check();
-    report.end(6);
+    report.end(4);
 }
