@@ -195,6 +195,7 @@ mod tests {
     use super::*;
     use crate::error::errno::ENOSPC;
     use crate::export::stream::{Stream, UNWANTED};
+    use crate::sys::process::blocked_signals;
     use std::time::Duration;
 
     /// Takes so much, and then nothing.
@@ -270,11 +271,8 @@ mod tests {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
         let others = tasks.filter(|task| task.file_name() != own.file_name());
         let named = others.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|other| other == name));
-        let status = named.map(|task| std::fs::read_to_string(task.join("status")).unwrap_or_default());
-        let mask =
-            status.map(|status| status.lines().find_map(|line| line.strip_prefix("SigBlk:\t").map(str::to_owned)).unwrap());
         // Not SIGKILL, SIGSTOP, and the two that glibc keeps for itself (nptl(7)).
-        mask.map(|mask| u64::from_str_radix(&mask, 16).unwrap() | 1 << 8 | 1 << 18 | 3 << 31 == u64::MAX).collect()
+        named.map(|task| blocked_signals(&task) | 1 << 8 | 1 << 18 | 3 << 31 == u64::MAX).collect()
     }
 
     #[test]

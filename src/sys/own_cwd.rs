@@ -28,14 +28,13 @@ pub fn run_in<T: Send>(dir: BorrowedFd<'_>, work: impl FnOnce() -> Result<T> + S
 mod tests {
     use super::*;
     use crate::sys::fs;
+    use crate::sys::process::blocked_signals;
     use std::os::fd::AsFd;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// The working directory of the calling thread, and whether a handler of the host could run on it.
     fn here() -> (PathBuf, bool) {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
-        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        let blocked = blocked_signals(Path::new("/proc/thread-self"));
         let alarm = 1 << (libc::SIGALRM - 1);
         (std::fs::read_link("/proc/thread-self/cwd").unwrap(), blocked & alarm == 0)
     }
@@ -43,7 +42,7 @@ mod tests {
     #[test]
     fn the_directory_is_the_threads_and_no_handler_runs_in_it() {
         let before = here();
-        let dir = fs::open_dir(std::path::Path::new("/proc")).unwrap();
+        let dir = fs::open_dir(Path::new("/proc")).unwrap();
         assert_eq!(run_in(dir.as_fd(), || Ok(here())).unwrap(), ("/proc".into(), false));
         assert_eq!(here(), before);
         assert!(before.1 && before.0.as_os_str() != "/proc");

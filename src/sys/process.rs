@@ -137,6 +137,14 @@ pub fn device_numbers(device: u64) -> (u64, u64) {
     (nix::sys::stat::major(device), nix::sys::stat::minor(device))
 }
 
+/// The signals that a thread blocks, as bits, the first one for signal 1: `thread` is its directory in `/proc` (`proc(5)`, `SigBlk`).
+#[cfg(test)]
+pub(crate) fn blocked_signals(thread: &std::path::Path) -> u64 {
+    let status = std::fs::read_to_string(thread.join("status")).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+    u64::from_str_radix(blocked, 16).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
