@@ -1,7 +1,9 @@
-//! What a home of overlay2 holds, as text that does not depend on random names. No driver is asked.
+//! What a home of overlay2 holds, as text that does not depend on random names. No driver is asked. Of devicemapper nothing is told:
+//! on the disk there are numbers of devices, which differ with the order of what was done.
 
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // getxattr
 
+use super::ground::Ground;
 use super::operations::tree;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -12,10 +14,12 @@ pub type Disk = BTreeMap<String, String>;
 
 const MARKS: &[&str] = &["trusted.graphdriver.access", "trusted.graphdriver.unfinished"];
 
-pub fn disk(home: &Path, mounted: &[String]) -> Disk {
-    if !home.exists() {
+pub fn disk(ground: &Ground) -> Disk {
+    let home = &ground.home();
+    if ground.driver == "devicemapper" || !home.exists() {
         return Disk::new(); // an operation made nothing
     }
+    let mounted = &ground.mounted();
     let entries = |dir: &Path| super::common::names(dir).into_iter().filter(|name| !name.starts_with('.'));
     let target = |link: &String| std::fs::read_link(home.join("l").join(link)).unwrap_or_default().display().to_string();
     let links: Vec<(String, String)> = match home.join("l").is_dir() {

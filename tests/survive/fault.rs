@@ -46,7 +46,7 @@ pub fn each_call(ground: &Ground, operations: &[&Operation], extent: Extent, rep
 fn whole(ground: &Ground, operation: &Operation, report: &mut Report) -> Ends {
     let (before, after) = ends(ground, operation, report);
     ground.prepare(operation);
-    let disk = seen(ground);
+    let disk = disk(ground);
     let mut found = Vec::new();
     ground.view_and_clear(&mut found);
     report.found(operation.name, found);
@@ -104,7 +104,7 @@ fn judge(
         found.push(format!("the error does not name the cause: {outcome}"));
     }
     if is_error && !may_stay {
-        let now = seen(ground);
+        let now = disk(ground);
         // A removal takes off what is mounted before anything else, which nobody can put back.
         let goes = |id: &String| ends.after.get(id).is_some_and(|after| after == "absent");
         let is_unmounted =
@@ -246,10 +246,6 @@ fn names(outcome: &Value, errno: i32) -> bool {
     let text = outcome["text"].as_str().unwrap_or_default();
     let said = |what: &str| text.contains(what);
     outcome["errno"] == errno || said(nix::errno::Errno::from_raw(errno).desc()) || said(&format!("(os error {errno})"))
-}
-
-fn seen(ground: &Ground) -> Disk {
-    if ground.driver == "devicemapper" { Disk::new() } else { disk(&ground.home(), &ground.mounted()) }
 }
 
 /// What differs, in words.

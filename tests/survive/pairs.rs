@@ -6,7 +6,7 @@ use super::common::Tar;
 use super::common::subject::{Failure, Outcome, Rust, Subject};
 use super::disk::{Disk, disk};
 use super::fault::difference;
-use super::ground::{Ground, told};
+use super::ground::{Ground, View, told};
 use super::operations::{Operation, PLAIN};
 use super::report::Report;
 use super::supervisor::{Child, Event, Link};
@@ -17,8 +17,8 @@ const STEP: usize = 48;
 
 /// One of two operations. It must be possible whatever the other did: an error is an outcome as well.
 struct Half {
-    pub name: &'static str,
-    pub act: Act,
+    name: &'static str,
+    act: Act,
     kind: Kind,
 }
 
@@ -42,6 +42,7 @@ enum Kind {
 struct End {
     outcomes: [i64; 2],
     disk: Disk,
+    view: View,
 }
 
 /// How the two are run.
@@ -67,13 +68,10 @@ pub fn each(ground: &Ground, extent: Extent, report: &mut Report) {
         let halves = [one, other];
         let run = |order| {
             ground.prepare(&plain);
-            let (mut end, reached) = run(ground, halves, order);
+            let (outcomes, disk, reached) = run(ground, halves, order);
             let mut found = Vec::new();
             let view = ground.view_and_clear(&mut found);
-            if ground.driver == "devicemapper" {
-                end.disk = view; // what is on the disk there are numbers of devices
-            }
-            (end, reached, found)
+            (End { outcomes, disk, view }, reached, found)
         };
         let mut allowed: Vec<End> = [Order::After(0), Order::After(1)].map(|order| run(order).0).to_vec();
         for (at, half) in halves.iter().enumerate() {
@@ -109,15 +107,16 @@ pub fn each(ground: &Ground, extent: Extent, report: &mut Report) {
                 let orders = allowed.iter().map(|order| order.outcomes).collect::<Vec<_>>();
                 let nearest = allowed.iter().find(|order| order.outcomes == end.outcomes).unwrap_or(&allowed[0]);
                 let differs = difference(&nearest.disk, &end.disk);
-                found.push(format!("came to {:?}, and may to {orders:?}; {differs}", end.outcomes));
+                let shows = difference(&nearest.view, &end.view);
+                found.push(format!("came to {:?}, and may to {orders:?}; {differs}; {shows}", end.outcomes));
             }
             report.point(&format!("{}: {} held at change {at}, {}", meeting.name, one.name, other.name), found);
         }
     }
 }
 
-/// Runs the two, each on a thread of one process. Whether the first was held.
-fn run(ground: &Ground, halves: [&Half; 2], order: Order) -> (End, bool) {
+/// Runs the two, each on a thread of one process: what came of them, what is on the disk then, and whether the first was held.
+fn run(ground: &Ground, halves: [&Half; 2], order: Order) -> ([i64; 2], Disk, bool) {
     let without = if let Order::Without(at) = order { Some(at) } else { None };
     let mut child = Child::start(|link| both(ground, halves, without, link));
     let mut outcomes = [None, None];
@@ -173,9 +172,9 @@ fn run(ground: &Ground, halves: [&Half; 2], order: Order) -> (End, bool) {
         }
     }
     child.told(); // what they left to the worker is done
-    let disk = disk(&ground.home(), &ground.mounted());
+    let disk = disk(ground);
     child.end();
-    (End { outcomes: outcomes.map(|outcome| outcome.unwrap()), disk }, reached)
+    (outcomes.map(|outcome| outcome.unwrap()), disk, reached)
 }
 
 fn both(ground: &Ground, halves: [&Half; 2], without: Option<usize>, link: &Link) {
@@ -239,10 +238,10 @@ const PARENT_CREATE: Half = half("create_ro of the parent", |s, _| s.create_ro("
 
 /// Operations that meet, with what is there before.
 struct Meeting {
-    pub name: &'static str,
-    pub prepare: Act,
-    pub these: &'static [Half],
-    pub with: &'static [Half],
+    name: &'static str,
+    prepare: Act,
+    these: &'static [Half],
+    with: &'static [Half],
 }
 
 const ABSENT: Act = |_, _| Ok(());
@@ -293,7 +292,7 @@ const MEETINGS: &[Meeting] = &[
 
 impl Meeting {
     /// Each of these held by each of those, and the other way round.
-    pub fn pairs(&self) -> Vec<(&Half, &Half)> {
+    fn pairs(&self) -> Vec<(&Half, &Half)> {
         let one_way = self.these.iter().flat_map(|one| self.with.iter().map(move |other| (one, other)));
         let both_ways: Vec<(&Half, &Half)> = one_way.flat_map(|(one, other)| [(one, other), (other, one)]).collect();
         let mut pairs: Vec<(&Half, &Half)> = Vec::new();
