@@ -1,4 +1,5 @@
-//! The house rules of the source tree: which module may use which, where `unsafe` may stand, how long a file may get.
+//! The house rules of the source tree: which module may use which, where `unsafe` may stand, how long a file may get, and
+//! what tests leave to each other.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 fn sources() -> Vec<PathBuf> {
+    files("src")
+}
+
+/// The Rust files below a directory of the project.
+fn files(below: &str) -> Vec<PathBuf> {
     fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -57,7 +63,7 @@ fn sources() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(below), &mut found);
     assert!(found.len() > 20);
     found
 }
@@ -145,5 +151,19 @@ fn files_stay_small() {
     for path in sources() {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn tests_run_in_a_chroot_as_well() {
+    for path in files("tests") {
+        if path.ends_with("common/chroot.rs") || path.ends_with(file!()) {
+            continue;
+        }
+        for line in code(&path) {
+            for word in ["current_exe", "CLONE_NEWNS"] {
+                assert!(!line.contains(word), "{}: common/chroot.rs is for this: {line}", path.display());
+            }
+        }
     }
 }

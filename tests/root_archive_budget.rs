@@ -1,6 +1,8 @@
 //! The work that an archive can ask for is linear in its bytes and entries: counted in system calls. Needs root and strace.
 
 mod archive_support;
+#[path = "common/chroot.rs"]
+mod chroot;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
@@ -59,7 +61,7 @@ fn calls(job: &str, count: usize, scratch: &Scratch) -> usize {
     let log = scratch.0.join("strace");
     let target = scratch.dir(&format!("{job}-{count}"));
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "trace=%file,%desc", "-o"]).arg(&log).arg(std::env::current_exe().unwrap());
+    command.args(["-f", "-qq", "-e", "trace=%file,%desc", "-o"]).arg(&log).arg(chroot::this_program());
     command.args(["--exact", "child", "--test-threads", "1"]);
     command.env(CHILD, format!("{job} {count} {}", target.display()));
     assert!(command.stdout(Stdio::null()).status().unwrap().success());

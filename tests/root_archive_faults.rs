@@ -2,6 +2,8 @@
 #![allow(unsafe_code)] // installs seccomp filters
 
 mod archive_support;
+#[path = "common/chroot.rs"]
+mod chroot;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
@@ -455,7 +457,7 @@ fn traced(scratch: &Scratch, job: &str, target: &Path) -> Vec<String> {
     let status = Command::new("strace")
         .args(["-f", "-qq", "-o"])
         .arg(&log)
-        .arg(std::env::current_exe().unwrap())
+        .arg(chroot::this_program())
         .args(["--exact", "child", "--test-threads", "1"])
         .env(CHILD, format!("{job} {}", target.display()))
         .stdout(std::process::Stdio::null())

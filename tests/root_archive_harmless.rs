@@ -1,6 +1,8 @@
 //! Nothing outside the layer is touched and nothing grows, whatever the archive holds. Needs root.
 
 mod archive_support;
+#[path = "common/chroot.rs"]
+mod chroot;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
@@ -328,7 +330,7 @@ const ALONE: &str = "ARCHIVE_MEMORY_ALONE";
 #[test]
 fn memory_does_not_grow_with_the_archive() {
     if std::env::var_os(ALONE).is_none() {
-        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let mut alone = std::process::Command::new(chroot::this_program());
         alone.args(["--exact", "memory_does_not_grow_with_the_archive", "--nocapture"]).env(ALONE, "1");
         let out = alone.output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

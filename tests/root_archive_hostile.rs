@@ -1,6 +1,8 @@
 //! Archives made to be slow, deep or misleading. Needs root.
 
 mod archive_support;
+#[path = "common/chroot.rs"]
+mod chroot;
 
 use archive_support::*;
 use graphdriver::archive::Whiteouts;
@@ -225,7 +227,7 @@ fn what_libc_would_read_is_not_the_layers() {
     std::fs::write(scratch.0.join("tar"), tar(&items)).unwrap();
     let status = std::process::Command::new("timeout")
         .args(["-s", "KILL", "60"])
-        .arg(std::env::current_exe().unwrap())
+        .arg(chroot::this_program())
         .args(["--exact", "what_libc_would_read_is_not_the_layers", "--test-threads", "1"])
         .env(CHILD, &scratch.0)
         .stdout(std::process::Stdio::null())

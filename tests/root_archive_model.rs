@@ -2,6 +2,8 @@
 //! Rust says the layers mean. Needs root and overlay.
 
 mod archive_support;
+#[path = "common/chroot.rs"]
+mod chroot;
 #[path = "common/random.rs"]
 mod random;
 
@@ -276,8 +278,7 @@ fn one_stack(seed: u64) {
 /// The kernel looks for whiteouts where directories of several layers are merged; none may be listed elsewhere either.
 #[test]
 fn no_whiteout_is_listed() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    chroot::own_namespace();
     let scratch = Scratch::new("listed");
     let stack = [
         vec![dir("d"), file("d/a", ""), file("d/b", ""), file("e/z", ""), file("k/.wh.q", ""), file(".wh.r", "")],
@@ -317,8 +318,7 @@ fn no_whiteout_is_listed() {
 /// What the model's layers do not do: the merged overlay and the tree that the deleting form leaves are the same.
 #[test]
 fn both_forms_agree() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    chroot::own_namespace();
     let lower = || {
         let kept = |path: &str| dir(path).mode(0o700).owner(55, 55).pax("SCHILY.xattr.user.t", b"lower");
         vec![kept("d"), kept("d/sub"), file("d/sub/old", ""), kept("w"), kept("w/sub"), file("w/sub/old", ""), file("f", "")]
@@ -360,8 +360,7 @@ fn both_forms_agree() {
 #[test]
 fn random_stacks_mean_what_the_model_says() {
     // A mount namespace of this thread's own: whatever happens, no mount stays behind.
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-    nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    chroot::own_namespace();
     // `ARCHIVE_MODEL_SEEDS=FROM-TO` draws others.
     let seeds = std::env::var("ARCHIVE_MODEL_SEEDS").unwrap_or_else(|_| "1-120".into());
     let (from, to) = seeds.split_once('-').unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::subject::{Rust, Subject};
-use common::{Store, run};
+use common::{Store, run, this_program};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -83,7 +83,7 @@ fn traced(sync: &str) -> BTreeMap<String, Cost> {
     let store = Store::new();
     let log = store.root().join("trace");
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o"]).arg(&log).arg(std::env::current_exe().unwrap());
+    command.args(["-f", "-qq", "-o"]).arg(&log).arg(this_program());
     command.args(["--exact", "child", "--test-threads", "1"]);
     run(command.env(JOB, format!("{sync} {}", store.root().display())));
     costs(&std::fs::read_to_string(&log).unwrap())

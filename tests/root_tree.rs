@@ -6,7 +6,7 @@ mod archive_support;
 mod common;
 
 use archive_support::{file, options, symlink, tar, unpack_with};
-use common::Store;
+use common::{Store, this_program};
 use graphdriver::archive::Whiteouts;
 use graphdriver::error::Kind;
 use graphdriver::tree;
@@ -335,7 +335,7 @@ const MOST: u64 = 16 << 20;
 #[test]
 fn memory_does_not_grow_with_the_tree() {
     if std::env::var_os(ALONE).is_none() {
-        let mut alone = Command::new(std::env::current_exe().unwrap());
+        let mut alone = Command::new(this_program());
         alone.args(["--exact", "memory_does_not_grow_with_the_tree", "--nocapture"]).env(ALONE, "1");
         let out = alone.output().unwrap();
         print!("{}", String::from_utf8_lossy(&out.stdout));

@@ -94,7 +94,7 @@ const JOB: &str = "POWER_CUT_JOB";
 
 /// Has this program do a job in a process that knows nothing of what came before.
 fn as_a_new_process(job: &str, arguments: &[&str]) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(common::this_program());
     command.args(["--exact", "child", "--nocapture"]);
     let output = command.env(JOB, [&[job], arguments].concat().join(" ")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -2,6 +2,7 @@
 //! interface in its two forms.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod chroot;
 pub mod fixture;
 pub mod kernel;
 pub mod old_kernel;
@@ -12,6 +13,7 @@ pub mod random;
 pub mod scenarios;
 pub mod subject;
 
+pub use chroot::{own_namespace, this_program};
 use graphdriver::driver::{Finding, Severity};
 use graphdriver::graph::Graph;
 use std::path::{Path, PathBuf};
@@ -92,42 +94,6 @@ impl Drop for Store {
         let _ = std::fs::remove_dir(self.root());
         let _ = std::fs::remove_dir(&self.dir);
     }
-}
-
-/// Gives the calling thread a mount namespace of its own. Needs root; a test that lacks it fails.
-pub fn own_namespace() {
-    use nix::mount::MsFlags;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("this test needs root");
-    let private = |path: &str| {
-        let none = None::<&str>;
-        nix::mount::mount(none, path, none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-    };
-    match private("/") {
-        // The root of a chroot(2) is no mount point: that of the whole namespace is made private instead.
-        Err(nix::errno::Errno::EINVAL) => at_the_top(|| private(".").unwrap()),
-        made => made.unwrap(),
-    }
-}
-
-/// Does something in the root directory of the mount namespace, wherever the thread's own root is. Above that one it gets
-/// while its root lies deeper for the moment.
-fn at_the_top(job: impl FnOnce()) {
-    use std::os::unix::fs::MetadataExt;
-    let [root, cwd] = ["/", "."].map(|path| std::fs::File::open(path).unwrap());
-    nix::unistd::chdir("/").unwrap();
-    nix::unistd::chroot("tmp").unwrap();
-    let place = || std::fs::metadata(".").map(|seen| (seen.dev(), seen.ino())).unwrap();
-    loop {
-        let before = place();
-        nix::unistd::chdir("..").unwrap();
-        if place() == before {
-            break;
-        }
-    }
-    job();
-    nix::unistd::fchdir(&root).unwrap();
-    nix::unistd::chroot(".").unwrap();
-    nix::unistd::fchdir(&cwd).unwrap();
 }
 
 /// Runs a program that must succeed.

@@ -139,7 +139,7 @@ pub fn mounts_of(home: &Path, id: &str) -> usize {
 
 /// The program that is killed and traced: an example of this package, so that cargo builds it with the tests.
 pub fn victim() -> PathBuf {
-    let here = std::env::current_exe().unwrap();
+    let here = super::this_program();
     let program = here.parent().unwrap().parent().unwrap().join("examples/victim");
     assert!(program.exists(), "{} is missing: cargo test builds it unless told to build one test only", program.display());
     program

@@ -47,7 +47,7 @@ impl Process {
     pub fn under(wrapper: &[&str], kind: &'static str) -> Process {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        let here = std::env::current_exe().unwrap();
+        let here = super::this_program();
         let mut words: Vec<&std::ffi::OsStr> = wrapper.iter().map(AsRef::as_ref).collect();
         words.push(here.as_os_str());
         let mut command = Command::new(words[0]);
