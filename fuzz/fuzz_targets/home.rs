@@ -4,6 +4,9 @@
 //! Needs root: each input gets a filesystem in memory, in a mount namespace of the fuzzer's own.
 #![no_main]
 
+#[path = "../../tests/common/chroot.rs"]
+mod chroot;
+
 use graphdriver::driver::{Access, CreateOptions, MountOptions};
 use graphdriver::graph::Graph;
 use graphdriver::id::LayerId;
@@ -201,8 +204,7 @@ fn start(costs: &BTreeSet<&str>) {
 }
 
 fn set_up() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("this target needs root");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    chroot::own_namespace();
     fs::create_dir_all(ROOT).unwrap();
 }
 
