@@ -222,7 +222,7 @@ static int tour(char **archives, int count, char ids[][64])
         result = describe("container");
     printf("\nThe root filesystem, as a program in it sees it:\n");
     if (result == 0)
-        result = run_in(rootfs, "busybox() { /bin/busybox \"$@\"; }; cd / && busybox ls -l . bin root usr/share && "
+        result = run_in(rootfs, "busybox() { /bin/busybox \"$@\"; }; cd / && busybox ls -l . bin/ root usr/share && "
                                 "busybox cat etc/motd root/note");
     free(rootfs);
 
