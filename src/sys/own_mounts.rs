@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::sys::fs::{check, open_dir};
 use crate::sys::own_cwd;
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,7 +18,10 @@ pub fn root_of(here: BorrowedFd<'_>, target: &Path, mount: impl FnOnce() -> Resu
         check(nix::sched::unshare(CloneFlags::CLONE_NEWNS), || "unshare(CLONE_NEWNS)")?;
         let private =
             nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
-        check(private, || "make the mounts of a thread its own")?;
+        check(private, || "make the mounts of a thread its own").map_err(|e| match private {
+            Err(Errno::EINVAL) => e.hint("the root of this chroot is no mount point: bind it on itself before chroot(2)"),
+            _ => e,
+        })?;
         mount()?;
         open_dir(target)
     })
