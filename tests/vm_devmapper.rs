@@ -557,6 +557,24 @@ fn nothing_of_the_process_is_kept() {
     ground.finish(driver);
 }
 
+/// The kernel lets go of a pool's files a moment after the pool is gone.
+#[test]
+fn a_start_waits_for_files_that_are_in_use_for_a_moment_only() {
+    let ground = Ground::new();
+    ground.open().cleanup().unwrap();
+    let busy = output("losetup", &["--find", "--show", ground.dir.join("pool/metadata").to_str().unwrap()]);
+    let refused = ground.try_open().map(drop).unwrap_err();
+    assert!(refused.kind() == Kind::Busy && refused.to_string().contains(busy.trim()), "{refused}");
+    let driver = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            output("losetup", &["--detach", busy.trim()]);
+        });
+        ground.open()
+    });
+    ground.finish(driver);
+}
+
 #[test]
 fn a_device_that_was_to_go_away_is_taken_back() {
     let ground = Ground::new();

@@ -16,6 +16,7 @@ use crate::sys::loopdev;
 use crate::sys::process::lock_exclusive;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Data block size, sectors: 64 KiB, the smallest that a pool takes; good for many small layers.
 const BLOCK_SECTORS: u64 = 128;
@@ -43,7 +44,15 @@ pub(super) fn attach(kernel: &Kernel, name: &str, home: &Path, files: &LoopFiles
         log::warn!("devicemapper: the pool is on loop devices, which is for trials: use dm.thinpooldev in production");
         Ok(true)
     };
-    attached().context(|| format!("set up the loop-backed thin pool in '{}'", home.join(&files.dir).display()))
+    // The kernel takes a pool away, and then its loop devices, on a thread of its own: a start may come upon it.
+    let mut tries = 0..100;
+    let attached = loop {
+        match attached() {
+            Err(e) if is_busy(&e) && tries.next().is_some() => std::thread::sleep(Duration::from_millis(10)),
+            outcome => break outcome,
+        }
+    };
+    attached.context(|| format!("set up the loop-backed thin pool in '{}'", home.join(&files.dir).display()))
 }
 
 /// Takes over the pool of an earlier session, which is still active while layers are mounted, if it is on these files. Returns
