@@ -4,6 +4,7 @@
 //! [`super::dm_event`], because the crate waits for udev without a bound.
 
 use crate::error::{Error, Result};
+use crate::log;
 use crate::sys::{dm_event, dm_node};
 use devicemapper::{DM, DevId, DmError, DmFlags, DmName, DmOptions, errors};
 use nix::errno::Errno;
@@ -165,7 +166,10 @@ impl Ioctls for Kernel {
 
     fn remove(&self, name: &str, deferred: bool) -> Result<bool> {
         let removed = dm_event::remove(&self.0, name, deferred)?;
-        dm_node::forget(name)?;
+        // The device is gone, whatever becomes of its node: who tried again would find nothing to remove.
+        if let Err(e) = dm_node::forget(name) {
+            log::warn!("devicemapper: the node of the removed device '{name}' stays: {e}");
+        }
         Ok(removed)
     }
 

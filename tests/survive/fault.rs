@@ -11,7 +11,9 @@ use super::ground::{Ground, View};
 use super::operations::Operation;
 use super::report::Report;
 use super::supervisor::{Child, Event, mark};
+use graphdriver::log::{self, Level};
 use serde_json::Value;
+use std::sync::{Arc, Mutex};
 
 /// Their failure is never without consequence.
 const FLUSHES: &[&str] = &["fsync", "fdatasync", "syncfs"];
@@ -72,12 +74,14 @@ fn point(
         report.found(&format!("{}, undisturbed", operation.name), found);
         return None;
     };
-    let what = format!("{}, call {at}, {call}, errno {errno}", operation.name);
+    let on = path.as_deref().unwrap_or_default();
+    let what = format!("{}, call {at}, {}({on}), errno {errno}", operation.name, call.kind().name);
     // What a start leaves to the worker is tried again, and no call has said that it is done.
     let is_said = outcome["errno"] == 0 && !operation.takes_back && !operation.tells && !operation.starts;
     // devicemapper writes over the old file then, which takes no room.
     let is_written_in_place = errno == libc::ENOSPC && path.is_some_and(|path| path.contains("/metadata/.tmp-"));
-    if is_said && !is_written_in_place && !is_flushed_again && FLUSHES.contains(&call.kind().name) {
+    let is_tidied = operation.tidies && says(&outcome["log"], errno);
+    if is_said && !is_written_in_place && !is_flushed_again && !is_tidied && FLUSHES.contains(&call.kind().name) {
         found.push("it succeeded, and nobody knows whether it is on the disk".to_owned());
     }
     judge(ground, operation, ends, &outcome, &[errno], &mut child, &mut found);
@@ -174,8 +178,10 @@ fn start(ground: &Ground, operation: &Operation) -> Child {
             ground.init(&subject).unwrap();
             ground.wait_for_the_worker();
         }
+        let warnings = warnings();
         link.watch(0);
         let mut outcome = ground.attempt(operation, &subject);
+        outcome["log"] = warnings.lock().unwrap().as_str().into();
         link.tell(&outcome);
         mark();
         if outcome["errno"] != 0 {
@@ -243,9 +249,25 @@ fn fail(child: &mut Child, at: usize, which: usize) -> Option<(Failed, Value)> {
 
 /// Whether an outcome names this error.
 fn names(outcome: &Value, errno: i32) -> bool {
-    let text = outcome["text"].as_str().unwrap_or_default();
-    let said = |what: &str| text.contains(what);
-    outcome["errno"] == errno || said(nix::errno::Errno::from_raw(errno).desc()) || said(&format!("(os error {errno})"))
+    outcome["errno"] == errno || says(&outcome["text"], errno)
+}
+
+/// Whether a text names this error.
+fn says(text: &Value, errno: i32) -> bool {
+    let said = |what: &str| text.as_str().is_some_and(|text| text.contains(what));
+    said(nix::errno::Errno::from_raw(errno).desc()) || said(&format!("(os error {errno})"))
+}
+
+/// What this process says in the log from now on that is more than a normal event.
+fn warnings() -> Arc<Mutex<String>> {
+    let heard = Arc::new(Mutex::new(String::new()));
+    let lines = heard.clone();
+    log::set_sink(Some(Arc::new(move |level, line: &str| {
+        if level <= Level::Warn {
+            *lines.lock().unwrap() += &format!("{line}\n");
+        }
+    })));
+    heard
 }
 
 /// What differs, in words.

@@ -24,6 +24,8 @@ pub struct Operation {
     pub takes_back: bool,
     /// It tells of what fails in it, and succeeds.
     pub tells: bool,
+    /// At its end it sees to what no caller counts on, and tries that again; the log says what fails there.
+    pub tidies: bool,
 }
 
 /// The layers that every store has, and those that operations make. Children come first.
@@ -88,7 +90,8 @@ const UNTOUCHED: fn(&Ground) = |_| {};
 pub const PLAIN: Operation = operation("nothing", NOTHING);
 
 const fn operation(name: &'static str, act: fn(&dyn Subject, &Ground) -> Outcome<()>) -> Operation {
-    Operation { name, prepare: NOTHING, damage: UNTOUCHED, starts: false, act, also: &[], takes_back: false, tells: false }
+    let (prepare, damage) = (NOTHING, UNTOUCHED);
+    Operation { name, prepare, damage, starts: false, act, also: &[], takes_back: false, tells: false, tidies: false }
 }
 
 const fn after(prepare: fn(&dyn Subject, &Ground) -> Outcome<()>, operation: Operation) -> Operation {
@@ -141,13 +144,18 @@ pub const OPERATIONS: &[Operation] = &[
     after(|s, _| s.mount("box", &[]).map(drop), operation("umount", |s, _| s.umount("box"))),
     operation("rm", |s, _| s.remove("box")),
     after(|s, _| s.mount("box", &[]).map(drop), operation("rm of a mounted layer", |s, _| s.remove("box"))),
-    after(FILLED_LAYER, operation("re-creation over a leftover", |s, _| s.create_ro("new", Some("upper")))),
+    Operation {
+        // devicemapper: the leftover itself goes once the new layer has its name.
+        tidies: true,
+        ..after(FILLED_LAYER, operation("re-creation over a leftover", |s, _| s.create_ro("new", Some("upper"))))
+    },
     operation("creation over a container", |s, _| refused(s.create_ro("box", None))),
     after(
         |s, _| s.create_rw("new", Some("image")),
         operation("creation over an empty container", |s, _| refused(s.create_ro("new", None))),
     ),
-    operation("clean-up", |s, _| s.cleanup()),
+    // devicemapper: it notes where the ids of thin devices go on, which spares a start some questions.
+    Operation { tidies: true, ..operation("clean-up", |s, _| s.cleanup()) },
 ];
 
 /// The container has nothing left but its content.
