@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::overlay::{everything, fill, mounts_of, one, shows};
+use common::overlay::{everything, fill, mounts_of, one, shows, worker_of};
 use common::process::Process;
 use common::subject::Subject;
 use common::{Store, Tar, eventually, mounts_below, names, run};
@@ -228,6 +228,7 @@ fn root_a_first_start_on_a_full_disk_waits_for_room() {
         let daemon = started(store, "rust");
         assert!(!daemon.exists("a"), "{what}");
         check_told(&daemon.create_ro("a", None).unwrap_err(), Lack::Space, what);
+        eventually("nothing is left to delete where nothing is", || worker_of(daemon.pid()).is_none());
         fs::remove_dir_all(store.root().join("filler")).unwrap();
         fill(&daemon, "a", None, one("f"));
         assert_eq!(shows(&daemon, "a"), ["f"], "{what}");

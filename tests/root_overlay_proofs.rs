@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::overlay::{Before, QUICK, UNFINISHED, World, fill, has_xattr, link, links_to, one, set_xattr, shows};
+use common::overlay::{Before, QUICK, UNFINISHED, World, fill, has_xattr, link, links_to, one, set_xattr, shows, worker_of};
 use common::overlay::{victim, victim_with_faults};
 use common::process::Process;
 use common::subject::{Outcome, Rust, Subject};
@@ -22,7 +22,6 @@ fn another_process_answers() {
 }
 
 /// The name of the thread that deletes, as the kernel shows it.
-const WORKER: &str = "overlay-deleter";
 const NOTHING: [&str; 0] = [];
 
 fn errno<T: std::fmt::Debug>(outcome: Outcome<T>) -> Errno {
@@ -31,9 +30,7 @@ fn errno<T: std::fmt::Debug>(outcome: Outcome<T>) -> Errno {
 
 /// Whether a process has its worker, that is, whether something is left for it to do.
 fn has_worker(pid: u32) -> bool {
-    names(Path::new(&format!("/proc/{pid}/task")))
-        .iter()
-        .any(|task| fs::read_to_string(format!("/proc/{pid}/task/{task}/comm")).is_ok_and(|name| name.trim() == WORKER))
+    worker_of(pid).is_some()
 }
 
 /// Whether a process still has what a start's probe left for the worker to close, which may not have its name yet.

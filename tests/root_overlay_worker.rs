@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::overlay::{QUICK, fill, one, shows};
+use common::overlay::{QUICK, fill, one, shows, worker_of};
 use common::process::Process;
 use common::subject::{Rust, Subject};
 use common::{Store, Tar, eventually, names, run};
@@ -19,8 +19,6 @@ fn another_process_answers() {
 const KINDS: [(&str, &[&str]); 2] =
     [("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"]), ("mkfs.xfs", &["-q", "-f"])];
 
-/// The name of the thread that deletes, as the kernel shows it.
-const THREAD: &str = "overlay-deleter";
 const TRASH: &str = ".trash-0123456789abcdef0123456789";
 
 /// Runs a case for each filesystem, each in a thread of its own, whose mounts go with it.
@@ -40,13 +38,6 @@ fn started(store: &Store, kind: &'static str) -> Process {
     let daemon = Process::start(kind);
     daemon.init("overlay", &store.root(), QUICK).unwrap();
     daemon
-}
-
-/// What a thread of a process is about, from its `status`; `None` where there is no such thread.
-fn worker_of(pid: u32) -> Option<String> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let statuses = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
-    statuses.into_iter().find(|status| status.starts_with(&format!("Name:\t{THREAD}\n")))
 }
 
 /// How many threads a process has, those that have not got their name yet among them.

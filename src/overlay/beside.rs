@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::layout::{Found, LINKS, Layer, LinkId, MERGED, find, is_temporary, link_text, owner_of};
-use super::links::{is_referred_to, is_staging, is_unneeded};
+use super::links::{self, is_referred_to, is_staging, is_unneeded};
 use super::survey::Survey;
 use crate::driver::{EachFinding, Finding, Flaw, Severity};
 use crate::error::Result;
@@ -51,13 +51,14 @@ impl Survey<'_> {
 
     /// Short names that lead to no layer, and those that nobody needs. While another process makes and removes layers there are always some.
     fn stray_links(&self, mender: Option<&Shared>) -> Result<Vec<Finding>> {
-        let links = match fs::open_dir_at(&self.dir, LINKS) {
-            Err(e) if fs::is_absent(&e) => return Ok(Vec::new()), // each layer says that its own is missing
+        let links = match links::open(&self.dir) {
+            Ok(Some(links)) => links,
+            Ok(None) => return Ok(Vec::new()), // each layer says that its own is missing
             Err(e) if e.errno() == ENOTDIR => {
                 let (what, remedy) = (format!("'{LINKS}' is no directory"), "move it away; it is made again then");
                 return Ok(vec![Flaw::new(Severity::Hand, what, remedy).told(None, false)]);
             }
-            opened => opened?,
+            Err(e) => return Err(e),
         };
         let mut names = Vec::new();
         fs::each_entry(&links, |entry| {

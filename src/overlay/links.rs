@@ -17,12 +17,17 @@ pub(super) fn is_staging(name: &[u8]) -> bool {
     name.strip_prefix(b".").is_some_and(|rest| rest.len() == 26 && rest.iter().all(u8::is_ascii_hexdigit))
 }
 
+/// `l/`, if it is there: on a full disk it waits for the first layer.
+pub(super) fn open(home: &OwnedFd) -> Result<Option<OwnedFd>> {
+    match fs::open_dir_at(home, LINKS) {
+        Err(e) if fs::is_absent(&e) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
 /// Calls `each` for every link in `l/` that is one, with the layer it is of.
 pub(super) fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
-    let links = match fs::open_dir_at(home, LINKS) {
-        Err(e) if fs::is_absent(&e) => return Ok(()), // there was no room for it
-        opened => opened?,
-    };
+    let Some(links) = open(home)? else { return Ok(()) };
     fs::each_entry(&links, |entry| {
         let owner = fs::read_link_at(&links, &entry.name).ok().and_then(|text| owner_of(&text));
         if let (Some(owner), Ok(name)) = (owner, LinkId::parse(entry.name.as_bytes())) {
@@ -97,7 +102,7 @@ impl Shared {
 
     /// Removes links that a crash left while they were made: nobody makes any now who does not hold their layer.
     pub(super) fn sweep_staging(&self, home: &OwnedFd) -> Result<()> {
-        let links = fs::open_dir_at(home, LINKS)?;
+        let Some(links) = open(home)? else { return Ok(()) };
         let mut names = Vec::new();
         fs::each_entry(&links, |entry| {
             if is_staging(entry.name.as_bytes()) {

@@ -1,7 +1,8 @@
 //! What the kernel and the filesystem under home can do, found out by trying.
 
 use super::home::is_without_room;
-use super::layout::{Home, LINKS, STAGE, random_name};
+use super::layout::{Home, STAGE, random_name};
+use super::links;
 use crate::error::errno::{EINVAL, ENODEV};
 use crate::error::{Error, Kind, Result};
 use crate::log;
@@ -53,9 +54,9 @@ pub(super) fn check_d_type(home: &OwnedFd) -> Result<()> {
 /// Finds out how deep the kernel can stack and, on a store without layers, whether an overlay can be made on the filesystem of home
 /// at all. A store that has layers has shown that, and may be full. Nothing is attached to the mount tree.
 pub(super) fn probe(home: &Home, dir: &OwnedFd) -> Result<Probed> {
-    let has_layers = match fs::open_dir_at(dir, LINKS) {
-        Err(e) if fs::is_absent(&e) => false,
-        links => !fs::is_empty_dir(links?)?,
+    let has_layers = match links::open(dir)? {
+        None => false,
+        Some(links) => !fs::is_empty_dir(links)?,
     };
     if !has_layers {
         match probe_home(home, dir) {

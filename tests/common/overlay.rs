@@ -137,6 +137,16 @@ pub fn mounts_of(home: &Path, id: &str) -> usize {
     super::mounts_below(home).iter().filter(|point| Path::new(point) == merged).count()
 }
 
+/// The name of the thread that deletes, as the kernel shows it.
+const WORKER: &str = "overlay-deleter";
+
+/// What the thread that deletes is about, from its `status`; `None` where a process has none.
+pub fn worker_of(pid: u32) -> Option<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok());
+    statuses.into_iter().find(|status| status.starts_with(&format!("Name:\t{WORKER}\n")))
+}
+
 /// The program that is killed and traced: an example of this package, so that cargo builds it with the tests.
 pub fn victim() -> PathBuf {
     let here = super::this_program();
