@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::overlay::{QUICK, World, everything, has_xattr, link, links_to, one, shows};
+use common::overlay::{QUICK, World, everything, fill, has_xattr, link, links_to, one, shows};
 use common::process::Process;
 use common::subject::{Rust, Subject};
 use common::{Store, Tar, eventually, mounts_below, names, run, text};
@@ -549,5 +549,45 @@ fn root_what_is_above_home_is_not_inherited_by_containers() {
     // A failed unpack makes the root anew, and must not inherit either.
     assert!(subject.apply("lone", &one("f").done()[..700]).is_err());
     plain(&home.join("lone/diff"), 0o755);
+    subject.cleanup().unwrap();
+}
+
+/// The only layer that tells what another one is stacked upon cannot be read at the moment: that one is not taken for a layer without
+/// parents, and not given a second name because its own cannot be read.
+#[test]
+fn root_what_cannot_be_read_at_the_moment_is_not_guessed() {
+    let world = World::new();
+    let (subject, home) = (&world.subject, world.home());
+    fill(subject, "os", None, one("from_os"));
+    fill(subject, "image", Some("os"), one("from_image"));
+    subject.create_rw("c", Some("image")).unwrap();
+    let name = links_to(&home, "image");
+    for part in ["link", "lower"] {
+        fs::remove_file(home.join("image").join(part)).unwrap();
+    }
+    let unchanged = || {
+        assert!(["link", "lower", "empty"].iter().all(|part| !home.join("image").join(part).exists()));
+        assert_eq!(links_to(&home, "image"), name);
+    };
+
+    // Reading it is an I/O error.
+    let list = home.join("c/lower");
+    run(Command::new("mount").args(["--bind", "/proc/self/mem"]).arg(&list));
+    subject.repair("image", None).unwrap_err();
+    subject.check(true).unwrap();
+    unchanged();
+    run(Command::new("umount").arg(&list));
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            common::old_kernel::without(&[libc::SYS_readlinkat]);
+            assert_eq!(subject.repair("image", None).unwrap_err().errno, Errno::ENOSYS as i32);
+        });
+    });
+    unchanged();
+
+    subject.repair("image", None).unwrap();
+    assert_eq!(links_to(&home, "image"), name);
+    assert_eq!(shows(subject, "image"), ["from_image", "from_os"]);
     subject.cleanup().unwrap();
 }

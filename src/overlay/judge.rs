@@ -96,7 +96,7 @@ impl<'a> Judge<'a> {
                 let what = "an unpacking into its content was interrupted: it is neither the old nor the new";
                 Flaw::new(Severity::Loss, what, ANEW)
             }
-            Unfinished::First if access == Some(Access::ReadOnly) && children(self.dir, layer)?.lowers.is_none() => {
+            Unfinished::First if access == Some(Access::ReadOnly) && children(self.dir, layer)?.told()?.is_none() => {
                 Flaw::new(
                     Severity::Note,
                     interrupted,
@@ -154,7 +154,7 @@ impl<'a> Judge<'a> {
 
     /// The layer itself does not tell what it is stacked upon: the layers above it may, or that it has the form of one without parents.
     fn untold(&self, layer: &Layer, severity: Severity, judged: &mut Judged) -> Result<()> {
-        let said = children(self.dir, layer)?.lowers;
+        let said = children(self.dir, layer)?.told()?;
         judged.parent = said.as_ref().and_then(|lowers| owner(self.dir, lowers.0.first()?));
         let what = "its list of parents, the file 'lower', is missing or damaged";
         if said.is_some() {

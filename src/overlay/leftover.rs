@@ -102,14 +102,29 @@ pub(super) fn children(home: &OwnedFd, layer: &Layer) -> Result<Children> {
 /// What the other layers say about one.
 #[derive(Default)]
 pub(super) struct Children {
-    /// If it has children: its lowers, as one of them has them.
-    pub(super) lowers: Option<Lowers>,
+    /// If it has children: its lowers, as one of them has them. See [`Children::told`].
+    lowers: Option<Lowers>,
     /// A layer that may be a child or not: what it is stacked upon cannot be read, and why. A reason that may pass counts for more than
     /// damage.
-    pub(super) unreadable: Option<(LayerId, Error)>,
+    unreadable: Option<(LayerId, Error)>,
 }
 
 impl Children {
+    /// The layer's lowers, if a child tells them. One that cannot be read at the moment may be the child that does: that is an error.
+    pub(super) fn told(self) -> Result<Option<Lowers>> {
+        match (self.lowers, self.unreadable) {
+            (None, Some((other, why))) if why.kind() != Kind::Corrupt => {
+                Err(why.context(format!("look whether layer '{other}' is stacked upon it")))
+            }
+            (lowers, _) => Ok(lowers),
+        }
+    }
+
+    /// Whether it has none for certain.
+    pub(super) fn are_none(&self) -> bool {
+        self.lowers.is_none() && self.unreadable.is_none()
+    }
+
     fn cannot_be_read(&mut self, id: &LayerId, why: Error) {
         if self.unreadable.as_ref().is_none_or(|(_, known)| known.kind() == Kind::Corrupt) {
             self.unreadable = Some((id.clone(), why));

@@ -4,6 +4,7 @@
 
 use super::Shared;
 use super::layout::{LINKS, Layer, LinkId, each_layer, link_text, owner_of, random_name};
+use crate::error::errno::EINVAL;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -29,8 +30,12 @@ pub(super) fn open(home: &OwnedFd) -> Result<Option<OwnedFd>> {
 pub(super) fn each_link(home: &OwnedFd, mut each: impl FnMut(LinkId, &LayerId)) -> Result<()> {
     let Some(links) = open(home)? else { return Ok(()) };
     fs::each_entry(&links, |entry| {
-        let owner = fs::read_link_at(&links, &entry.name).ok().and_then(|text| owner_of(&text));
-        if let (Some(owner), Ok(name)) = (owner, LinkId::parse(entry.name.as_bytes())) {
+        let text = match fs::read_link_at(&links, &entry.name) {
+            // No link, or gone meanwhile. One that cannot be read may be any layer's.
+            Err(e) if e.errno() == EINVAL || fs::is_absent(&e) => return Ok(()),
+            text => text?,
+        };
+        if let (Some(owner), Ok(name)) = (owner_of(&text), LinkId::parse(entry.name.as_bytes())) {
             each(name, &owner);
         }
         Ok(())

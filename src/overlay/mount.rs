@@ -81,7 +81,7 @@ impl Shared {
     /// no note of which layers these are; while one has children, it is mounted as they need it.
     fn access_for_mount(&self, home: &OwnedFd, layer: &Layer) -> Result<Option<Access>> {
         match layer.access()? {
-            None if children(home, layer)?.lowers.is_some() => Ok(Some(Access::ReadOnly)),
+            None if children(home, layer)?.told()?.is_some() => Ok(Some(Access::ReadOnly)),
             noted => Ok(noted),
         }
     }

@@ -174,8 +174,7 @@ impl Shared {
         if layer.unfinished()? != Some(Unfinished::First) || layer.is_mounted(&self.home)? {
             return Ok(true);
         }
-        let children = children(home, &layer)?;
-        if children.lowers.is_some() || children.unreadable.is_some() {
+        if !children(home, &layer)?.are_none() {
             return Ok(true);
         }
         log::info!("layer '{id}' is removed: unpacking into it was interrupted by a crash");

@@ -16,17 +16,26 @@ use std::os::fd::OwnedFd;
 /// A list of lowers that a layer had before it became one without.
 const ASIDE: &str = "lower.before";
 
+/// What who has a layer mended says of its parent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parent<'a> {
+    Is(&'a LayerId),
+    None,
+    /// Nothing: the layer becomes one without parents only where it tells that itself.
+    Unsaid,
+}
+
 impl Shared {
     /// See [`crate::driver::Driver::repair_lowers`]. A layer that does not exist needs no repair.
     pub(super) fn repair(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<()> {
         let _held = self.hold_with_parent(id, parent)?;
         let home = self.home.open()?;
         let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
-        self.mend(&home, &layer, parent)
+        self.mend(&home, &layer, parent.map_or(Parent::None, Parent::Is))
     }
 
     /// Mends a layer, which is held.
-    pub(super) fn mend(&self, home: &OwnedFd, layer: &Layer, parent: Option<&LayerId>) -> Result<()> {
+    pub(super) fn mend(&self, home: &OwnedFd, layer: &Layer, parent: Parent<'_>) -> Result<()> {
         let id = &layer.id;
         self.lease.tell(id);
         if !layer.has_dir(DIFF)? {
@@ -60,13 +69,11 @@ impl Shared {
     }
 
     /// Makes the list of lowers good: from what is still known, else from the parent that the caller names.
-    fn mend_lowers<'a>(
-        &'a self,
-        home: &OwnedFd,
-        layer: &'a Layer,
-        parent: Option<&LayerId>,
-        undo: &mut Undo<'a>,
-    ) -> Result<()> {
+    fn mend_lowers<'a>(&'a self, home: &OwnedFd, layer: &'a Layer, said: Parent<'_>, undo: &mut Undo<'a>) -> Result<()> {
+        let parent = match said {
+            Parent::Is(id) => Some(id),
+            Parent::None | Parent::Unsaid => None,
+        };
         if layer.is_root_opaque()? {
             return self.make_base(layer, undo);
         }
@@ -93,7 +100,11 @@ impl Shared {
                 let what = format!("layer '{}' is stacked upon a layer that is missing", layer.id);
                 return Err(Error::new(Kind::Corrupt, what).hint("restore that layer, or name the parent"));
             }
-            (None, None) => children(home, layer)?.lowers.unwrap_or_default(),
+            (None, None) => match children(home, layer)?.told()? {
+                Some(lowers) => lowers,
+                None if said == Parent::Unsaid => lowers_of(home, layer)?,
+                None => Lowers::default(),
+            },
         };
         if lowers.0.is_empty() {
             return self.make_base(layer, undo);
@@ -194,7 +205,7 @@ pub(super) fn lowers_of(home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
     if let Some(lowers) = layer.own_lowers()? {
         return Ok(lowers);
     }
-    if let Some(lowers) = children(home, layer)?.lowers {
+    if let Some(lowers) = children(home, layer)?.told()? {
         return Ok(lowers);
     }
     if !layer.has_dir(WORK)? && !layer.has_dir(MERGED)? && !holds_nothing(layer)? {

@@ -7,6 +7,7 @@
 use super::Shared;
 use super::judge::{Judge, Judged};
 use super::layout::{Found, Home, RESERVED, Vacant, find};
+use super::repair::Parent;
 use crate::driver::{Condition, EachFinding, EachLayer, Finding, Flaw, Listed, Severity};
 use crate::error::Result;
 use crate::id::LayerId;
@@ -183,7 +184,7 @@ impl Shared {
         let mended = self.home.open().and_then(|home| {
             let Found::Layer(layer) = find(&self.home, &home, id)? else { return Ok(()) };
             self.before_use(&home, &layer);
-            self.mend(&home, &layer, None)
+            self.mend(&home, &layer, Parent::Unsaid)
         });
         mended.inspect_err(|e| log::warn!("layer '{id}' cannot be mended: {e}")).is_ok()
     }
