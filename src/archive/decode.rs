@@ -283,10 +283,13 @@ pub fn run(source: &mut dyn Read, sink: &mut dyn Sink, limits: &Limits) -> Resul
 fn copy(input: &mut Input<'_>, sink: &mut dyn Sink) -> Result<bool> {
     loop {
         let Some(mut buffer) = sink.buffer() else { return Ok(false) };
-        let known = input.end - input.start;
-        buffer[..known].copy_from_slice(&input.buffer[input.start..input.end]);
-        input.start = input.end;
-        let (got, ended) = if input.ended { (0, true) } else { fill(input.source, &mut buffer[known..])? };
+        let known = buffer.len().min(input.end - input.start);
+        buffer[..known].copy_from_slice(&input.buffer[input.start..input.start + known]);
+        input.start += known;
+        let (got, ended) = match input.ended {
+            true => (0, input.start == input.end),
+            false => fill(input.source, &mut buffer[known..])?,
+        };
         if !sink.pass(buffer, known + got) {
             return Ok(false);
         }
@@ -324,6 +327,37 @@ fn inflate(format: Format, codec: &mut dyn Codec, input: &mut Input<'_>, sink: &
         }
         if finished {
             return input.exhaust().map(|()| true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes what comes in buffers of one size.
+    struct Taken(usize, Vec<u8>);
+
+    impl Sink for Taken {
+        fn buffer(&mut self) -> Option<Vec<u8>> {
+            Some(vec![0; self.0])
+        }
+
+        fn pass(&mut self, bytes: Vec<u8>, length: usize) -> bool {
+            self.1.extend(&bytes[..length]);
+            true
+        }
+    }
+
+    #[test]
+    fn a_plain_stream_arrives_whole_in_buffers_of_any_size() {
+        let stream: Vec<u8> = (0..3 * BUFFER + 5).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        for length in [0, 1, 4229, BUFFER, BUFFER + 1, stream.len()] {
+            for size in [1000, 4096, BUFFER - 1, BUFFER, 2 * BUFFER] {
+                let mut taken = Taken(size, Vec::new());
+                assert!(run(&mut &stream[..length], &mut taken, &Limits::default()).unwrap());
+                assert!(taken.1 == stream[..length], "{length} bytes in buffers of {size}");
+            }
         }
     }
 }
