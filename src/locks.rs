@@ -164,7 +164,7 @@ mod tests {
             {
                 let (locks, inside) = (&locks, &inside);
                 scope.spawn(move || {
-                    for _ in 0..300 {
+                    for _ in 0..if cfg!(miri) { 30 } else { 300 } {
                         let held = locks.hold(&wanted).unwrap();
                         let change = if wanted.contains(&("p", Exclusive)) { -1000 } else { 1 };
                         let before = inside.fetch_add(change, Ordering::SeqCst);

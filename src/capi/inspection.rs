@@ -111,7 +111,7 @@ fn pointer(text: &Option<CString>) -> *const c_char {
     text.as_ref().map_or(ptr::null(), |text| text.as_ptr())
 }
 
-fn with_layer(layer: &Listed, call: impl FnOnce(&graphdriver_layer) -> c_int) -> Result<()> {
+pub(super) fn with_layer(layer: &Listed, call: impl FnOnce(&graphdriver_layer) -> c_int) -> Result<()> {
     let id = text(layer.id.as_str())?;
     let parent = layer.parent.as_ref().map(|parent| text(parent.as_str())).transpose()?;
     let (state, why) = match &layer.condition {
@@ -129,7 +129,7 @@ fn with_layer(layer: &Listed, call: impl FnOnce(&graphdriver_layer) -> c_int) ->
     requests::answered(call(&graphdriver_layer { size, id, parent, access, state, why }))
 }
 
-fn with_finding(finding: &Finding, call: impl FnOnce(&graphdriver_finding) -> c_int) -> Result<()> {
+pub(super) fn with_finding(finding: &Finding, call: impl FnOnce(&graphdriver_finding) -> c_int) -> Result<()> {
     let layer = finding.layer.as_ref().map(|layer| text(layer.as_str())).transpose()?;
     let (what, remedy) = (text(&finding.what)?, text(&finding.remedy)?);
     let severity = match finding.severity {

@@ -5,6 +5,8 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod additions;
+#[cfg(test)]
+mod conversions;
 mod document;
 mod input;
 mod inspection;

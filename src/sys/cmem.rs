@@ -22,8 +22,12 @@ impl Block {
     /// A NUL-terminated copy of a text.
     pub fn text(text: impl AsRef<OsStr>) -> Result<Block> {
         let text = c_string(text)?;
-        // SAFETY: the string is NUL-terminated and outlives the call.
-        NonNull::new(unsafe { libc::strdup(text.as_ptr()) }.cast()).map(Block).ok_or_else(out_of_memory)
+        let bytes = text.as_bytes_with_nul();
+        // SAFETY: malloc has no preconditions.
+        let block = NonNull::new(unsafe { libc::malloc(bytes.len()) }).map(Block).ok_or_else(out_of_memory)?;
+        // SAFETY: a fresh block, as long as the text.
+        unsafe { block.0.as_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(block)
     }
 
     /// The memory, now the receiver's to free.
