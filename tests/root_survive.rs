@@ -5,7 +5,7 @@ mod survive;
 
 use common::Store;
 use survive::ground::Ground;
-use survive::operations::{OPERATIONS, OVERLAY, Operation};
+use survive::operations::{OPERATIONS, OVERLAY, Operation, VOLATILE};
 use survive::report::Report;
 use survive::{Extent, crash, fault, pairs};
 
@@ -31,6 +31,16 @@ fn root_every_call_fails() {
     let mut report = Report::new("fault, overlay2");
     fault::each_call(&ground(&store, 8), &all(), Extent::wanted(), &mut report);
     report.end(100);
+}
+
+#[test]
+fn root_every_call_fails_and_nothing_is_discarded() {
+    let store = Store::in_memory();
+    let mut report = Report::new("fault, overlay2 that discards");
+    let ground = Ground { options: vec!["overlay2.volatile=discard".to_owned()], ..ground(&store, 1) };
+    let volatile: Vec<&Operation> = VOLATILE.iter().collect();
+    fault::each_call(&ground, &volatile, Extent::wanted(), &mut report);
+    report.end(20);
 }
 
 #[test]

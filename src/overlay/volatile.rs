@@ -68,7 +68,7 @@ impl Shared {
     pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
         let Some(work) = marked_work(layer)? else { return Ok(false) };
         match self.options.volatile {
-            _ if is_of_this_boot(layer) => {}
+            _ if is_of_this_boot(layer)? => {}
             Volatile::Accept => {
                 log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id)
             }
@@ -91,11 +91,15 @@ impl Shared {
 
 /// Whether the machine went down while the layer was mounted so: nobody knows what of its content reached the disk.
 pub(super) fn is_doubtful(layer: &Layer) -> Result<bool> {
-    Ok(marked_work(layer)?.is_some() && !is_of_this_boot(layer))
+    Ok(marked_work(layer)?.is_some() && !is_of_this_boot(layer)?)
 }
 
-fn is_of_this_boot(layer: &Layer) -> bool {
-    xattr::get::<64>(layer, BOOT).is_ok_and(|boot| this_boot().is_ok_and(|this| boot == this.as_bytes()))
+/// What cannot be read now is no answer: the configuration may have the content of a layer of another boot discarded.
+fn is_of_this_boot(layer: &Layer) -> Result<bool> {
+    match xattr::get::<64>(layer, BOOT) {
+        Err(e) if xattr::is_absent(&e) => Ok(false),
+        boot => Ok(boot? == this_boot()?.as_bytes()),
+    }
 }
 
 /// The kernel's part of the layer's work directory, if overlayfs' mark is in it.

@@ -224,11 +224,35 @@ pub const OVERLAY: &[Operation] = &[
     },
 ];
 
+/// A container that was mounted `volatile` and still has overlayfs' mark, under a driver that discards the content of such ones
+/// after the machine went down; which it did not.
+pub const VOLATILE: &[Operation] = &[Operation {
+    damage: |ground| nix::mount::umount(&ground.home().join("box/merged")).unwrap(),
+    ..after(
+        |s, _| s.mount("box", &["volatile"]).map(drop),
+        operation("mount of a volatile container", |s, _| s.mount("box", &[]).map(drop)),
+    )
+}];
+
 /// A container with limits of its own, where the store has quota.
 pub const LIMITED: &[Operation] = &[
     operation("create_rw with a limit", limited),
     after(limited, operation("rm of a layer with a limit", |s, _| s.remove("new"))),
     after(limited, operation("mount of a layer with a limit", |s, _| s.mount("new", &[]).map(drop))),
+    // What a start has found out about limits is all that this process ever knows of them.
+    Operation {
+        starts: true,
+        ..after(
+            limited,
+            operation("start, then rm of a layer with a limit", |s, _| {
+                let removed = s.remove("new");
+                if removed.is_err() {
+                    s.cleanup()?; // the start, which came to its end, has a mount
+                }
+                removed
+            }),
+        )
+    },
 ];
 
 fn limited(subject: &dyn Subject, _: &Ground) -> Outcome<()> {
