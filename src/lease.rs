@@ -63,7 +63,7 @@ impl Lease {
             let text = format!("{} is in use by {holder}", what());
             return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
         }
-        let store = (key.0, key.1, store_name(&dir));
+        let store = (key.0, key.1, store_name(&dir).context(what)?);
         let told = Arc::clone(lock(&TOLD).entry(store).or_default());
         Ok(Lease { dir, home: key, told })
     }
@@ -112,14 +112,15 @@ impl Drop for Lease {
 }
 
 /// The name of the store, which is given one if it has none; empty where that cannot be kept (no room, read-only).
-fn store_name(home: &OwnedFd) -> Vec<u8> {
-    if let Ok(name) = xattr::get::<64>(home, NAME) {
-        return name;
+fn store_name(home: &OwnedFd) -> Result<Vec<u8>> {
+    match xattr::get::<64>(home, NAME) {
+        Err(e) if xattr::is_absent(&e) => {}
+        name => return name, // also where it cannot be read now: another name would be another store's
     }
-    let Ok(name) = fs::random_name::<16>() else { return Vec::new() };
+    let name = fs::random_name::<16>()?;
     match xattr::set(home, NAME, name.as_bytes()) {
-        Ok(()) => name.into_bytes(),
-        Err(_) => Vec::new(), // whoever needs attributes says so
+        Ok(()) => Ok(name.into_bytes()),
+        Err(_) => Ok(Vec::new()), // whoever needs attributes says so
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a home of overlay2 holds, as text that does not depend on random names. No driver is asked. Of devicemapper nothing is told:
 //! on the disk there are numbers of devices, which differ with the order of what was done.
 
-#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // getxattr
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // getxattr, setxattr
 
 use super::ground::Ground;
 use super::operations::tree;
@@ -73,10 +73,17 @@ fn without_lost_names(text: &str) -> String {
     shown
 }
 
-fn attribute(path: &Path, name: &str) -> Option<String> {
+pub fn attribute(path: &Path, name: &str) -> Option<String> {
     let path = CString::new(path.to_str().unwrap()).unwrap();
     let name = CString::new(name).unwrap();
     let mut value = [0_u8; 64];
     let n = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     usize::try_from(n).ok().map(|n| String::from_utf8_lossy(&value[..n]).into_owned())
+}
+
+pub fn set_attribute(path: &Path, name: &str, value: &str) {
+    let path = CString::new(path.to_str().unwrap()).unwrap();
+    let name = CString::new(name).unwrap();
+    let rc = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
 }

@@ -2,13 +2,18 @@
 
 use super::common::mounts_below;
 use super::common::subject::{Outcome, Rust, Subject};
+use super::disk::{attribute, set_attribute};
 use super::operations::{IDS, Operation, furnish, tree};
 use super::supervisor::{Child, Link};
+use graphdriver::lease;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a new process makes of each layer.
+/// What the store is called; what a caller was told of it goes by that.
+const NAME: &str = "as prepared";
+
+/// What a new process makes of each layer, and of the store.
 pub type View = BTreeMap<String, String>;
 
 /// A store of one driver, used by one process after the other. No process but these has a driver: what a driver remembers ends with
@@ -69,6 +74,9 @@ impl Ground {
             link.tell(&json!(null));
         });
         (operation.damage)(self);
+        if self.home().exists() {
+            set_attribute(&self.home(), lease::NAME, NAME);
+        }
     }
 
     /// Starts the operation in a process whose calls wait for leave; it tells how that ended.
@@ -134,6 +142,8 @@ impl Ground {
             }
             view.insert(id.to_owned(), state);
         }
+        let is_itself = attribute(&self.home(), lease::NAME).as_deref() == Some(NAME);
+        view.insert("the store".to_owned(), if is_itself { "itself" } else { "another" }.to_owned());
         view
     }
 
