@@ -637,6 +637,10 @@ fn the_lists_of_the_administrator_are_read_for_each_layer(kind: &Kind) {
     w.create("b", &[]).unwrap();
     fs::write("/etc/projid", format!("backup:{}\n", next + 2)).unwrap();
     w.create("c", &[]).unwrap();
+    fs::remove_file("/etc/projects").unwrap();
+    fs::create_dir("/etc/projects").unwrap();
+    let refused = w.create("unread", &[]).unwrap_err();
+    assert!(refused.errno == libc::EISDIR && refused.text.contains("'/etc/projects'"), "{refused:?}");
     nix::mount::umount("/etc").unwrap();
     assert_eq!((w.project("b"), w.project("c")), (next + 1, next + 3));
     w.create("d", &[]).unwrap();

@@ -46,6 +46,14 @@ fn every_call_fails_with_quota() {
     report.end(16);
 }
 
+#[test]
+fn without_each_capability_with_quota() {
+    let mut report = Report::new("capabilities, overlay2 with quota");
+    let (_store, ground) = with_quota(&quota::XFS);
+    fault::each_capability(&ground, &limited(), &mut report);
+    report.end(13);
+}
+
 fn pool() -> (devmapper::Ground, Ground) {
     let pool = devmapper::Ground::with(&["dm.loopdatasize=512M", "dm.loopmetadatasize=4M", "dm.basesize=64M"]);
     let (root, options) = (pool.dir.clone(), pool.options.clone());
@@ -90,6 +98,16 @@ fn every_call_fails_of_devicemapper() {
     assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
     pool.check();
     report.end(1);
+}
+
+#[test]
+fn without_each_capability_of_devicemapper() {
+    let (pool, ground) = pool();
+    let mut report = Report::new("capabilities, devicemapper");
+    fault::each_capability(&ground, &of_devicemapper(&["create_rw"]), &mut report);
+    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
+    pool.check();
+    report.end(13);
 }
 
 #[test]

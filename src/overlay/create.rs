@@ -243,12 +243,13 @@ impl Shared {
             Access::ReadOnly if options.storage_opt.is_empty() => Ok(Limits::default()),
             Access::ReadOnly => Err(Error::new(Kind::Invalid, "--storage-opt size is only supported for ReadWrite Layers")),
             Access::ReadWrite if options.storage_opt.is_empty() && self.options.limits.is_none() => Ok(Limits::default()),
-            Access::ReadWrite => match self.why_unlimited()? {
-                None => quota::limits(&mut options.storage_opt, self.options.limits),
-                Some(why) => {
+            Access::ReadWrite => match self.check_limits() {
+                Ok(()) => quota::limits(&mut options.storage_opt, self.options.limits),
+                Err(why) if why.kind() == Kind::Unsupported => {
                     let sentence = "--storage-opt is supported only for overlay over xfs or ext4 with 'pquota' mount option";
                     Err(Error::new(Kind::Unsupported, format!("{sentence}: {why}")).user(sentence))
                 }
+                Err(e) => Err(e),
             },
         }
     }

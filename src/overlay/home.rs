@@ -158,19 +158,24 @@ fn make_private(path: &Path) -> Result<Option<u64>> {
 }
 
 /// Project quota, or why there can be none. That limits are not enforced is an error only if the configuration has some.
+///
+/// # Errors
+/// Also where it cannot be found out now: who knows of no quota would leave the limits of layers behind that it removes.
 fn find_quota(home: &OwnedFd, path: &Path, options: &Options, backing_fs: &str) -> Result<Result<Control>> {
     let cannot_limit = |e: Error| match backing_fs {
         _ if options.limits.is_none() => {
             log::info!("layers of '{}' cannot be limited: {e}", path.display());
             Ok(e)
         }
+        _ if e.kind() != Kind::Unsupported => Err(e),
         "xfs" | "extfs" => {
             Err(e.context("Storage option overlay.size not supported. Filesystem does not support Project Quota"))
         }
         _ => Err(e.context("Storage option overlay.size only supported for backingFS XFS or ext4.")),
     };
     match Control::probe(home.as_fd(), path) {
-        Err(e) => cannot_limit(e).map(Err),
+        Err(e) if e.kind() == Kind::Unsupported => cannot_limit(e).map(Err),
+        Err(e) => Err(e.context("look for project quota")),
         Ok(quota) => match quota.check_enforced(home.as_fd()) {
             Err(e) => cannot_limit(e).map(|_| Ok(quota)),
             Ok(()) => Ok(Ok(quota)),

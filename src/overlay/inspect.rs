@@ -24,13 +24,16 @@ struct Past {
 /// Makes ready to look at the store in `home`, which must be there. Nothing is written, locked or mounted.
 ///
 /// # Errors
-/// There is no such directory.
+/// There is no such directory, or it cannot be looked at.
 pub fn inspect(home: &Path) -> Result<Box<dyn Inspect>> {
     let what = || format!("overlay home '{}'", home.display());
     check_home(home).context(what)?;
     let home = Home { path: home.to_owned(), real: real_path(home).context(what)? };
     let dir = home.open().context(what)?;
-    let quota = Control::look(dir.as_fd(), &home.real).ok();
+    let quota = match Control::look(dir.as_fd(), &home.real) {
+        Err(e) if e.kind() == Kind::Unsupported => None,
+        found => Some(found.context(what)?),
+    };
     Ok(Box::new(Past { home, quota }))
 }
 

@@ -230,7 +230,10 @@ impl<'a> Judge<'a> {
     }
 
     fn project(&self, layer: &Layer, judged: &mut Judged) -> Result<()> {
-        let Some(quota) = self.quota.filter(|_| layer.has_dir(DIFF).unwrap_or(false)) else { return Ok(()) };
+        let Some(quota) = self.quota else { return Ok(()) };
+        if !layer.has_dir(DIFF)? {
+            return Ok(());
+        }
         let whose = quota.belonging(self.dir.as_fd(), layer.as_fd(), layer.diff()?.as_fd())?;
         let (id, flaw) = match whose {
             Belonging::Nobodys => return Ok(()),

@@ -98,9 +98,11 @@ impl Shared {
     /// Two lines that users' scripts read, and one that says whether layers can be limited at this moment. Most hosts never
     /// want that: what is missing is told as a fact, not as a fault. That d_type works was checked at start.
     pub(super) fn report_status(&self) -> Status {
-        let quota = match self.why_unlimited() {
-            Ok(None) => "true".to_owned(),
-            Ok(Some(why)) => format!("false (needed for size limits only: {why})"),
+        let quota = match self.check_limits() {
+            Ok(()) => "true".to_owned(),
+            Err(why) if why.kind() == Kind::Unsupported || why.errno() == EPERM => {
+                format!("false (needed for size limits only: {why})")
+            }
             Err(e) => format!("unknown: {e}"),
         };
         let mut text =
@@ -112,19 +114,14 @@ impl Shared {
         Status { driver_name: self.name.clone(), backing_fs: self.backing_fs.clone(), text }
     }
 
-    /// Why layers cannot be limited at this moment, if they cannot.
+    /// Makes sure that layers can be limited at this moment.
     ///
     /// # Errors
-    /// That cannot be found out now.
-    pub(super) fn why_unlimited(&self) -> Result<Option<String>> {
-        let enforced = |quota: &Control| quota.check_enforced(self.home.open()?.as_fd());
+    /// [`Kind::Unsupported`] if they cannot; any other says that it cannot be found out now, or not by this process.
+    pub(super) fn check_limits(&self) -> Result<()> {
         match &self.quota {
-            Ok(quota) => match enforced(quota) {
-                Ok(()) => Ok(None),
-                Err(why) if why.kind() == Kind::Unsupported || why.errno() == EPERM => Ok(Some(why.to_string())),
-                Err(e) => Err(e), // it tells nothing about the filesystem
-            },
-            Err(why) => Ok(Some(why.to_string())),
+            Ok(quota) => quota.check_enforced(self.home.open()?.as_fd()),
+            Err(why) => Err(Error::new(Kind::Unsupported, why.to_string())),
         }
     }
 }

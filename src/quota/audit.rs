@@ -56,7 +56,7 @@ impl Control {
         if !self.is_counted(home)? {
             return Ok(unused);
         }
-        let reserved = reserved_ids();
+        let reserved = reserved_ids()?;
         // XFS gives every new project the limits of project 0.
         let usual = quota::get(home, &self.node, 0)?.bounds;
         let mut next = Some(1);

@@ -22,6 +22,7 @@ pub use request::{check_size, limits};
 pub use room::{is_note, project_of};
 
 use crate::driver::Usage;
+use crate::error::errno::{EIO, ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
@@ -146,7 +147,7 @@ impl Control {
 
     /// Puts an id on `dir` that nobody else has.
     fn claim(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<u32> {
-        let mut reserved = reserved_ids();
+        let mut reserved = reserved_ids()?;
         reserved.insert(fsxattr::project(home)?.id);
         for collision in 0..COLLISIONS {
             let id = lock(&self.ids).draw(|id| Ok(reserved.contains(&id) || self.is_used(dir, id)?))?;
@@ -283,10 +284,16 @@ fn make_node(home: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// The ids in the administrator's lists of projects: `id:path` and `name:id` (`projects(5)`, `projid(5)`).
-fn reserved_ids() -> BTreeSet<u32> {
-    let read = |path| std::fs::read(path).unwrap_or_default();
-    let (projects, names) = (read("/etc/projects"), read("/etc/projid"));
-    field(&projects, 0).chain(field(&names, 1)).collect()
+///
+/// # Errors
+/// There is a list, and it cannot be read: any id may be in it.
+fn reserved_ids() -> Result<BTreeSet<u32>> {
+    let read = |path| match std::fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(|e| Error::sys(format!("read '{path}'"), e.raw_os_error().unwrap_or(EIO))),
+    };
+    let (projects, names) = (read("/etc/projects")?, read("/etc/projid")?);
+    Ok(field(&projects, 0).chain(field(&names, 1)).collect())
 }
 
 /// The numbers in one of the `:`-separated fields of every line that is no comment.
@@ -302,9 +309,10 @@ fn shared_ids(home: BorrowedFd<'_>) -> Result<HashMap<u32, usize>> {
     let mut holders: HashMap<u32, usize> = HashMap::new();
     fs::each_entry(home, |entry| {
         if entry.kind.is_none_or(|kind| kind == FileKind::Dir) {
-            // Deleted meanwhile, or no directory: holds no id.
-            if let Ok(project) = fs::open_dir_at(home, &entry.name).and_then(|dir| fsxattr::project(dir.as_fd())) {
-                *holders.entry(project.id).or_default() += 1;
+            match fs::open_dir_at(home, &entry.name).and_then(|dir| fsxattr::project(dir.as_fd())) {
+                // Deleted meanwhile, or no directory: holds no id.
+                Err(e) if [ENOENT, ENOTDIR, ELOOP].contains(&e.errno()) => {}
+                project => *holders.entry(project?.id).or_default() += 1,
             }
         }
         Ok(())

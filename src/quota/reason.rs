@@ -1,5 +1,6 @@
 //! Why a filesystem has no project quota, and what to do about it. The kernel only says that it has none.
 
+use crate::error::errno::EPERM;
 use crate::error::{Error, Kind, Result};
 use crate::sys::{fs, fsxattr, quota};
 use std::os::fd::BorrowedFd;
@@ -22,10 +23,12 @@ pub(super) fn check_filesystem(home: BorrowedFd<'_>) -> Result<()> {
 pub(super) fn check_switches(home: BorrowedFd<'_>, node: &Path) -> Result<()> {
     let magic = fs::filesystem_magic(home)?;
     match quota::switches(home, node)? {
-        Some(on) if on.accounted && on.enforced => quota::get(home, node, 0).map(drop).map_err(|e| {
-            e.context("project quota is on but may not be used")
-                .hint("CAP_SYS_ADMIN in the initial user namespace is needed")
-        }),
+        Some(on) if on.accounted && on.enforced => match quota::get(home, node, 0) {
+            Err(e) if e.errno() == EPERM => Err(e
+                .context("project quota is on but may not be used")
+                .hint("CAP_SYS_ADMIN in the initial user namespace is needed")),
+            got => got.map(drop),
+        },
         Some(on) if on.accounted => Err(off("project quota is counted but not enforced").hint(if magic == EXT {
             "run quotaon -P on its mount point; to keep it so, mount it with -o prjquota"
         } else {
