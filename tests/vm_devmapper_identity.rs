@@ -265,6 +265,29 @@ fn files_that_cannot_be_read_stop_nobody_else() {
     ground.finish(driver);
 }
 
+/// What cannot be read for a moment is not taken for damaged, nor for a layer that nobody knows: its device would stay.
+#[test]
+fn an_umount_that_cannot_read_now_which_device_it_is_changes_nothing() {
+    let ground = Ground::new();
+    session(&ground, |driver| {
+        driver.rw("l1", None).unwrap();
+        driver.up("l1").unwrap();
+    });
+    let record = std::fs::read(ground.metadata("l1")).unwrap();
+    std::fs::write(ground.metadata("l1"), "").unwrap();
+    let driver = ground.open();
+    std::fs::write(ground.metadata("l1"), record).unwrap(); // from a backup; nothing has read it yet
+    let mounted = || common::mounts_below(&ground.home()).iter().any(|point| point.ends_with("mnt/l1"));
+    let descriptors: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let outcome = driver.down("l1");
+    drop(descriptors);
+    assert_eq!(outcome.unwrap_err().errno(), nix::errno::Errno::EMFILE as i32);
+    assert!(mounted());
+    driver.down("l1").unwrap();
+    assert!(!mounted() && devices().len() == 1, "{:?}", devices());
+    ground.finish(driver);
+}
+
 /// A layer whose device somebody deleted has nothing to lose; one whose device is there does.
 #[test]
 fn a_layer_without_a_device_gives_way() {
@@ -419,6 +442,14 @@ fn files_of_a_pool_that_is_active_are_not_attached_again() {
     // Attached by somebody who locks nothing.
     let held = output("losetup", &["-f", "--show", "-r", dir.join("metadata").to_str().unwrap()]).trim().to_owned();
     refuse(&ours, &held);
+    // Whose files a loop device is upon may be impossible to ask.
+    let away = format!("{held}-away");
+    std::fs::rename(&held, &away).unwrap();
+    std::fs::create_dir(&held).unwrap();
+    let refused = ours.try_open().map(drop).unwrap_err();
+    assert!(refused.errno() == libc::ENOTTY && refused.to_string().contains(&held), "{refused}");
+    std::fs::remove_dir(&held).unwrap();
+    std::fs::rename(&away, &held).unwrap();
     output("losetup", &["-d", &held]);
     assert_eq!(session(&ours, |driver| read(driver, "l1")), "content");
     ours.check();

@@ -386,8 +386,11 @@ impl Shared {
     pub(super) fn umount_layer(&self, id: &LayerId) -> Result<()> {
         let name = file_name(id);
         let _held = self.locks.hold(&[(&name, Exclusive)])?;
-        // Also of a layer whose record was lost or cannot be read.
-        let known = self.devices.find(&name).ok().flatten();
+        let known = match self.devices.find(&name) {
+            Err(e) if e.kind() == Kind::Corrupt => None,
+            known => known?,
+        };
+        // Also of a layer whose record was lost or is damaged.
         let device = known.unwrap_or_else(|| Device { hash: name.clone(), ..Device::default() });
         match self.place.points.occupant(&self.devices, &device)? {
             Occupant::Layer => drop(mount::umount_detach(&self.place.points.of(&name))?),

@@ -106,10 +106,13 @@ pub fn users(file: &File) -> Result<Vec<String>> {
     for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         // There only while something is attached.
-        if entry.path().join("loop").exists() {
+        if entry.path().join("loop").try_exists().map_err(failed)? {
             let path = Path::new("/dev").join(entry.file_name());
-            if backing_of(&path) == Ok(wanted) {
-                users.push(shown(&path));
+            match backing_of(&path) {
+                Ok(backing) if backing == wanted => users.push(shown(&path)),
+                // Detached meanwhile, or without a node.
+                Ok(_) | Err(Errno::ENXIO | Errno::ENOENT) => {}
+                Err(errno) => return Err(Error::sys(format!("ask '{}' for its file", shown(&path)), errno as i32)),
             }
         }
     }
