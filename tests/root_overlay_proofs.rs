@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::descriptors::with_room_for;
 use common::overlay::{Before, QUICK, UNFINISHED, World, fill, has_xattr, link, links_to, one, set_xattr, shows, worker_of};
 use common::overlay::{victim, victim_with_faults};
 use common::process::Process;
@@ -45,16 +46,6 @@ fn started(root: &Path) -> Process {
     let daemon = Process::start("rust");
     daemon.init("overlay", root, QUICK).unwrap();
     daemon
-}
-
-fn limit_descriptors(process: &Process, limit: &str) {
-    run(Command::new("prlimit").args(["--pid", &process.pid().to_string(), &format!("--nofile={limit}:4096")]));
-}
-
-/// The limit of descriptors with which a process can open so many more.
-fn descriptors_with_room(pid: u32, room: usize) -> String {
-    let open = names(Path::new(&format!("/proc/{pid}/fd")));
-    (0..).map(|fd: u32| fd.to_string()).filter(|fd| !open.contains(fd)).nth(room).unwrap()
 }
 
 // ---- a layer that may have children is not replaced ----
@@ -105,9 +96,7 @@ fn root_a_create_without_descriptors_does_not_take_a_parent_for_a_leftover() {
         // A refusal tells the process that the layer is there: each trial has a process that was told nothing.
         let process = started(&store.root());
         eventually("no worker opens or closes anything", || !has_probed(process.pid()) && !has_worker(process.pid()));
-        limit_descriptors(&process, &descriptors_with_room(process.pid(), room));
-        let outcome = process.create_ro("image", None);
-        limit_descriptors(&process, "1024");
+        let outcome = with_room_for(process.pid(), room, || process.create_ro("image", None));
         let failure = outcome.expect_err("the image has a container");
         match Errno::from_raw(failure.errno) {
             Errno::EMFILE if failure.text.contains("look for layers on top of it") => unreadable += 1,

@@ -4,6 +4,7 @@ mod archive_support;
 mod common;
 
 use archive_support::Item;
+use common::descriptors::with_room_for;
 use common::overlay::{World, everything, has_xattr, link, links_to, one, set_xattr};
 use common::scenarios::{Breaking, stillborn};
 use common::subject::{Outcome, Rust, Subject};
@@ -283,12 +284,6 @@ fn root_what_only_announces_an_entry_is_no_change() {
 
 // ---- 7: undo ----
 
-/// The limit of descriptors with which a process can open so many more.
-fn descriptors_with_room(pid: u32, room: usize) -> u32 {
-    let open: Vec<u32> = names(Path::new(&format!("/proc/{pid}/fd"))).iter().map(|fd| fd.parse().unwrap()).collect();
-    (0..).filter(|fd| !open.contains(fd)).nth(room).unwrap()
-}
-
 /// "After a failure the driver that was there before stays", also where the new one finds no descriptor, or only some.
 #[test]
 fn root_a_second_start_without_descriptors_keeps_the_driver() {
@@ -298,16 +293,10 @@ fn root_a_second_start_without_descriptors_keeps_the_driver() {
         let root = store.root().join(kind);
         process.init("overlay", &root, &[]).unwrap();
         common::overlay::fill(&process, "a", None, one("f"));
-        let limit = |descriptors: &str| {
-            let pid = process.pid().to_string();
-            run(Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={descriptors}:4096")]));
-        };
         let mut failed = 0;
         for room in 0..12 {
             for root in [root.clone(), store.root().join("other")] {
-                limit(&descriptors_with_room(process.pid(), room).to_string());
-                let outcome = process.init("overlay", &root, &[]);
-                limit("1024");
+                let outcome = with_room_for(process.pid(), room, || process.init("overlay", &root, &[]));
                 let Err(failure) = outcome else { continue };
                 failed += 1;
                 assert_eq!(failure.errno, Errno::EMFILE as i32, "{failure:?}");

@@ -211,8 +211,9 @@ impl Survey<'_> {
             let holders = quota::project_of(&note).and_then(|project| projects.get(&project));
             let holders = holders.map_or(&[][..], Vec::as_slice);
             let Some(held) = self.share(holders) else { continue };
-            if fs::read_link_at(&self.dir, &note).is_err() {
-                continue; // the mount is through
+            match fs::read_link_at(&self.dir, &note) {
+                Err(e) if fs::is_absent(&e) => continue, // the mount is through
+                read => drop(read?),
             }
             drop(held);
             let mended = mender.is_some_and(|driver| {

@@ -11,8 +11,11 @@
 //! A layer of the C module may have been written with the kernel's defaults of then, which have to stay for it to be read.
 
 use crate::driver::Access;
+use crate::error::errno::EIO;
+use crate::error::{Error, Result};
 use crate::mounts::Words;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,12 +23,19 @@ use std::path::Path;
 const PARAMETERS: &str = "/sys/module/overlay/parameters";
 
 /// Adds what the caller left open.
-pub(super) fn add(words: &mut Words, access: Option<Access>) {
-    let parameters = Path::new(PARAMETERS);
-    add_known(words, access, |name| parameters.join(name).exists());
+///
+/// # Errors
+/// What the kernel knows cannot be found out now.
+pub(super) fn add(words: &mut Words, access: Option<Access>) -> Result<()> {
+    add_known(words, access, |name| {
+        let parameter = Path::new(PARAMETERS).join(name);
+        let failed =
+            |e: io::Error| Error::sys(format!("look for '{}'", parameter.display()), e.raw_os_error().unwrap_or(EIO));
+        parameter.try_exists().map_err(failed)
+    })
 }
 
-fn add_known(words: &mut Words, access: Option<Access>, is_known: impl Fn(&str) -> bool) {
+fn add_known(words: &mut Words, access: Option<Access>, is_known: impl Fn(&str) -> Result<bool>) -> Result<()> {
     let made_here = access.is_some();
     let rows = [
         ("index", "index=off", true),
@@ -34,11 +44,16 @@ fn add_known(words: &mut Words, access: Option<Access>, is_known: impl Fn(&str) 
     ];
     // Each may need or exclude another: who sets one of them sets them all.
     if rows.iter().any(|(name, ..)| is_given(words, name)) || is_given(words, "nfs_export") {
-        return;
+        return Ok(());
     }
-    let wanted = rows.iter().filter(|(name, _, applies)| *applies && is_known(name));
-    let options: Vec<_> = wanted.map(|(_, option, _)| (*option).into()).collect();
+    let mut options = Vec::new();
+    for (name, option, applies) in rows {
+        if applies && is_known(name)? {
+            options.push(option.into());
+        }
+    }
     words.data.splice(0..0, options);
+    Ok(())
 }
 
 fn is_given(words: &Words, name: &str) -> bool {
@@ -52,7 +67,7 @@ mod tests {
 
     fn added(given: &str, access: Option<Access>, known: &[&str]) -> String {
         let mut words = Words::parse([given]);
-        add_known(&mut words, access, |name| known.contains(&name));
+        add_known(&mut words, access, |name| Ok(known.contains(&name))).unwrap();
         words.data_string().into_string().unwrap()
     }
 

@@ -36,7 +36,7 @@ impl Shared {
         layer.check_finished()?;
         self.before_use(&dir, &layer);
         let access = self.access_for_mount(&dir, &layer)?;
-        let words = self.words(options, access);
+        let words = self.words(options, access)?;
         let merged = self.home.path(id, MERGED);
         if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
             return Ok(merged);
@@ -129,7 +129,7 @@ impl Shared {
     }
 
     /// The layer's own options replace the configured ones; the label goes with either.
-    fn words(&self, options: &MountOptions, access: Option<Access>) -> Words {
+    fn words(&self, options: &MountOptions, access: Option<Access>) -> Result<Words> {
         let mut words =
             if options.options.is_empty() { Words::parse([&self.options.mountopt]) } else { Words::parse(&options.options) };
         if let Some(label) = options.mount_label.as_deref().filter(|label| !label.is_empty()) {
@@ -138,8 +138,8 @@ impl Shared {
         if access == Some(Access::ReadOnly) {
             words.flags |= Flags::MS_RDONLY;
         }
-        super::defaults::add(&mut words, access);
-        words
+        super::defaults::add(&mut words, access)?;
+        Ok(words)
     }
 
     /// An error unless a layer on top of these lowers can be mounted here.
@@ -149,7 +149,7 @@ impl Shared {
         let fits = match self.stacking {
             Stacking::OneByOne => depth <= MAX_LOWERS,
             Stacking::OptionString => {
-                let words = self.words(&MountOptions::default(), Some(access));
+                let words = self.words(&MountOptions::default(), Some(access))?;
                 let string = option_string(Path::new(""), id, lowers, Some(access), &words.data);
                 depth <= MAX_LOWERS && string.as_bytes().len() < PAGE
             }

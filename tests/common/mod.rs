@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part of it
 
 pub mod chroot;
+pub mod descriptors;
 pub mod fixture;
 pub mod kernel;
 pub mod old_kernel;
