@@ -147,6 +147,15 @@ impl Error {
         Error::build(Kind::of_errno(errno), errno, format!("{call}: {why}"))
     }
 
+    /// A failed call of the standard library, which may have found the cause itself: `EIO` then, and its text.
+    #[must_use]
+    pub fn io(call: impl fmt::Display, error: &std::io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(errno) => Error::sys(call, errno),
+            None => Error::sys(call, errno::EIO).context(error.to_string()),
+        }
+    }
+
     fn build(kind: Kind, errno: i32, what: String) -> Error {
         Error(Box::new(Inner { kind, errno, context: Vec::new(), what, hint: None, user: None, also: Vec::new() }))
     }

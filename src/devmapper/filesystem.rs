@@ -86,7 +86,7 @@ impl Superblock {
     pub(super) fn read(device: &Path) -> Result<Option<Superblock>> {
         let mut start = Vec::with_capacity(SUPERBLOCK_END);
         let read = std::fs::File::open(device).and_then(|file| file.take(SUPERBLOCK_END as u64).read_to_end(&mut start));
-        read.map_err(|e| Error::sys(format!("read superblock of '{}'", device.display()), e.raw_os_error().unwrap_or(5)))?;
+        read.map_err(|e| Error::io(format!("read superblock of '{}'", device.display()), &e))?;
         Ok(Superblock::parse(&start))
     }
 
@@ -153,9 +153,7 @@ pub(super) fn make(filesystem: Filesystem, uuid: &str, args: &[OsString], device
     command.args(own).args(args).arg(device).stdin(Stdio::null()).env("LC_ALL", "C");
     let outcome = steps.make("fork", program, || {
         let run = command.output();
-        run.map_err(|e| {
-            Error::sys(format!("run {program}"), e.raw_os_error().unwrap_or(5)).hint(format!("is {program} installed?"))
-        })
+        run.map_err(|e| Error::io(format!("run {program}"), &e).hint(format!("is {program} installed?")))
     })?;
     if outcome.status.success() {
         return Ok(());

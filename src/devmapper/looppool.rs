@@ -108,7 +108,7 @@ fn activate(kernel: &Kernel, name: &str, parts: &[(PathBuf, u64); 2]) -> Result<
 fn open((path, size): &(PathBuf, u64)) -> Result<File> {
     let shown = path.display();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = file.map_err(|e| io(&format!("open '{shown}'"), &e))?;
+    let file = file.map_err(|e| Error::io(format!("open '{shown}'"), &e))?;
     let stat = fs::stat_fd(&file)?;
     if stat.kind != FileKind::File {
         return Err(Error::new(Kind::Invalid, format!("'{shown}' is no regular file")));
@@ -121,17 +121,13 @@ fn open((path, size): &(PathBuf, u64)) -> Result<File> {
     }
     if stat.size == 0 {
         let made = file.set_len(*size).and_then(|()| file.sync_all());
-        made.map_err(|e| io(&format!("make '{shown}' of {size} bytes"), &e))?;
+        made.map_err(|e| Error::io(format!("make '{shown}' of {size} bytes"), &e))?;
     }
     Ok(file)
 }
 
 fn length(file: &File, name: &str) -> Result<u64> {
-    file.metadata().map(|found| found.len()).map_err(|e| io(&format!("stat '{name}'"), &e))
-}
-
-fn io(what: &str, error: &std::io::Error) -> Error {
-    Error::sys(what, error.raw_os_error().unwrap_or(crate::error::errno::EIO))
+    file.metadata().map(|found| found.len()).map_err(|e| Error::io(format!("stat '{name}'"), &e))
 }
 
 /// Grows the pool's files to the sizes that were asked for, and the pool with them. It never shrinks: there may be layers at its
@@ -141,11 +137,12 @@ pub(super) fn grow(kernel: &Kernel, name: &str, home: &Path, files: &LoopFiles) 
     let (metadata, data) = pool::devices(&table.text).unwrap_or_default();
     let mut grown = false;
     for (device, (path, size)) in [metadata, data].into_iter().zip(parts(home, files)) {
-        let file = OpenOptions::new().write(true).open(&path).map_err(|e| io(&format!("open '{}'", path.display()), &e))?;
+        let file =
+            OpenOptions::new().write(true).open(&path).map_err(|e| Error::io(format!("open '{}'", path.display()), &e))?;
         if length(&file, "a file of the pool")? < size {
             log::info!("devicemapper: growing '{}' to {size} bytes", path.display());
             let longer = file.set_len(size).and_then(|()| file.sync_all());
-            longer.map_err(|e| io(&format!("grow '{}' to {size} bytes", path.display()), &e))?;
+            longer.map_err(|e| Error::io(format!("grow '{}' to {size} bytes", path.display()), &e))?;
             loopdev::refresh(device)?;
             grown = true;
             if device == data {

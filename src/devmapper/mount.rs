@@ -10,7 +10,6 @@ use super::store::make_dir;
 use super::transaction::{once_released, with_cleanup};
 use crate::archive::{self, Options, Whiteouts};
 use crate::driver::{MountOptions, Unpack};
-use crate::error::errno::EIO;
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode::Exclusive;
@@ -320,7 +319,7 @@ fn limit_retries(node: &Path, retries: u32) -> Result<()> {
     let (_, minor) = crate::sys::process::device_numbers(device);
     let file = format!("/sys/fs/xfs/dm-{minor}/error/metadata/ENOSPC/max_retries");
     let written = std::fs::write(&file, retries.to_string());
-    written.map_err(|e| Error::sys(format!("write '{file}'"), e.raw_os_error().unwrap_or(EIO)))
+    written.map_err(|e| Error::io(format!("write '{file}'"), &e))
 }
 
 impl Shared {

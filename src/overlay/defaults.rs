@@ -11,7 +11,6 @@
 //! A layer of the C module may have been written with the kernel's defaults of then, which have to stay for it to be read.
 
 use crate::driver::Access;
-use crate::error::errno::EIO;
 use crate::error::{Error, Result};
 use crate::mounts::Words;
 use std::ffi::OsStr;
@@ -29,8 +28,7 @@ const PARAMETERS: &str = "/sys/module/overlay/parameters";
 pub(super) fn add(words: &mut Words, access: Option<Access>) -> Result<()> {
     add_known(words, access, |name| {
         let parameter = Path::new(PARAMETERS).join(name);
-        let failed =
-            |e: io::Error| Error::sys(format!("look for '{}'", parameter.display()), e.raw_os_error().unwrap_or(EIO));
+        let failed = |e: io::Error| Error::io(format!("look for '{}'", parameter.display()), &e);
         parameter.try_exists().map_err(failed)
     })
 }

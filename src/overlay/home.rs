@@ -76,13 +76,9 @@ pub fn check_home(path: &Path) -> Result<()> {
     }
 }
 
-fn failed(call: &str, error: &std::io::Error) -> Error {
-    Error::sys(call, error.raw_os_error().unwrap_or_default())
-}
-
 /// The path without symlinks, which is what the kernel's mount table shows.
 pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
-    std::fs::canonicalize(path).map_err(|e| failed("resolve the path", &e))
+    std::fs::canonicalize(path).map_err(|e| Error::io("resolve the path", &e))
 }
 
 /// No room, or not to be written: nothing can be made then, but what is there can be used and deleted.

@@ -114,6 +114,5 @@ fn marked_work(layer: &Layer) -> Result<Option<OwnedFd>> {
 fn this_boot() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let read = std::fs::read_to_string(path);
-    read.map(|text| text.trim().to_owned())
-        .map_err(|e| Error::sys(format!("read {path}"), e.raw_os_error().unwrap_or_default()))
+    read.map(|text| text.trim().to_owned()).map_err(|e| Error::io(format!("read {path}"), &e))
 }

@@ -22,7 +22,7 @@ pub use request::{check_size, limits};
 pub use room::{is_note, project_of};
 
 use crate::driver::Usage;
-use crate::error::errno::{EIO, ELOOP, ENOENT, ENOTDIR};
+use crate::error::errno::{ELOOP, ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
@@ -290,7 +290,7 @@ fn make_node(home: BorrowedFd<'_>) -> Result<()> {
 fn reserved_ids() -> Result<BTreeSet<u32>> {
     let read = |path| match std::fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(|e| Error::sys(format!("read '{path}'"), e.raw_os_error().unwrap_or(EIO))),
+        read => read.map_err(|e| Error::io(format!("read '{path}'"), &e)),
     };
     let (projects, names) = (read("/etc/projects")?, read("/etc/projid")?);
     Ok(field(&projects, 0).chain(field(&names, 1)).collect())

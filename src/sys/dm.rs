@@ -88,7 +88,7 @@ impl Kernel {
         let control = "/dev/mapper/control";
         match std::fs::File::open(control) {
             Ok(_) => DM::new().map(Kernel).map_err(|e| failed("open the control node", control, &e).context(e.to_string())),
-            Err(e) => Err(Error::sys(format!("open {control}"), e.raw_os_error().unwrap_or(libc::EIO))
+            Err(e) => Err(Error::io(format!("open {control}"), &e)
                 .hint("is the module dm_thin_pool loaded, and is this process root?")),
         }
     }

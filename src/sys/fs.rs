@@ -121,7 +121,7 @@ pub fn made_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8], mode: u3
     named(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(mode)), "chmod", name)?;
     let mut file = std::fs::File::from(fd);
     let written = file.write_all(content);
-    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    written.map_err(|e| Error::io(format!("write '{}'", shown(name)), &e))?;
     Ok(file.into())
 }
 
@@ -148,7 +148,7 @@ pub fn overwrite_at(dir: impl AsFd, name: impl AsRef<OsStr>, content: &[u8]) -> 
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = std::fs::File::from(named(nix::fcntl::openat(dir, name, flags, Mode::empty()), "open", name)?);
     let written = file.write_all_at(content, 0).and_then(|()| file.sync_data());
-    written.map_err(|e| Error::sys(format!("write '{}'", shown(name)), e.raw_os_error().unwrap_or(libc::EIO)))
+    written.map_err(|e| Error::io(format!("write '{}'", shown(name)), &e))
 }
 
 /// Reads the regular file `name` whole; one longer than `limit` bytes is an error.

@@ -50,12 +50,12 @@ fn request<T>(fd: impl AsFd, code: u64, argument: &T) -> Result<(), Errno> {
 pub fn discard(path: &Path) -> Result<()> {
     let range = [0_u64, size_of_device(path)?];
     let file = File::options().write(true).open(path);
-    let file = file.map_err(|e| Error::sys(format!("open '{}'", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let file = file.map_err(|e| Error::io(format!("open '{}'", path.display()), &e))?;
     request(&file, BLKDISCARD, &range).map_err(|errno| Error::sys(format!("BLKDISCARD '{}'", path.display()), errno as i32))
 }
 
 /// The size in bytes of a block device or a file.
 pub fn size_of_device(path: &Path) -> Result<u64> {
     let size = File::open(path).and_then(|mut file| file.seek(SeekFrom::End(0)));
-    size.map_err(|e| Error::sys(format!("size of '{}'", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))
+    size.map_err(|e| Error::io(format!("size of '{}'", path.display()), &e))
 }

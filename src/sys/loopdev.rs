@@ -56,7 +56,7 @@ pub struct Loop {
 
 fn open(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
-    opened.map_err(|e| Error::sys(format!("open '{}'", path.display()), e.raw_os_error().unwrap_or(libc::EIO)))
+    opened.map_err(|e| Error::io(format!("open '{}'", path.display()), &e))
 }
 
 /// Which file a loop device is upon: device and inode.
@@ -93,14 +93,13 @@ fn backing_of(path: &Path) -> Result<Backing, Errno> {
 fn node(device: &str) -> Result<PathBuf> {
     let link = Path::new("/sys/dev/block").join(device);
     let target = std::fs::read_link(&link);
-    let target =
-        target.map_err(|e| Error::sys(format!("readlink '{}'", link.display()), e.raw_os_error().unwrap_or(libc::EIO)))?;
+    let target = target.map_err(|e| Error::io(format!("readlink '{}'", link.display()), &e))?;
     Ok(Path::new("/dev").join(target.file_name().unwrap_or_default()))
 }
 
 /// The loop devices that are upon a file, whoever attached them.
 pub fn users(file: &File) -> Result<Vec<String>> {
-    let failed = |e: std::io::Error| Error::sys("look for loop devices", e.raw_os_error().unwrap_or(libc::EIO));
+    let failed = |e: std::io::Error| Error::io("look for loop devices", &e);
     let wanted = Backing::of(&file.metadata().map_err(failed)?);
     let mut users = Vec::new();
     for entry in std::fs::read_dir("/sys/block").map_err(failed)? {

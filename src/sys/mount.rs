@@ -80,6 +80,6 @@ pub fn table() -> Result<Vec<u8>> {
     let mut table = Vec::with_capacity(ROOM);
     std::fs::File::open(path)
         .and_then(|mut file| file.read_to_end(&mut table))
-        .map_err(|e| Error::sys(format!("read {path}"), e.raw_os_error().unwrap_or(libc::EIO)).hint("is /proc mounted?"))?;
+        .map_err(|e| Error::io(format!("read {path}"), &e).hint("is /proc mounted?"))?;
     Ok(table)
 }
