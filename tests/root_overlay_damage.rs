@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::overlay::{QUICK, World, everything, fill, has_xattr, link, links_to, one, shows};
+use common::overlay::{QUICK, World, everything, fill, has_xattr, link, links_to, one, shows, worker_of};
 use common::process::Process;
 use common::subject::{Rust, Subject};
 use common::{Store, Tar, eventually, mounts_below, names, run, text};
@@ -590,4 +590,23 @@ fn root_what_cannot_be_read_at_the_moment_is_not_guessed() {
     assert_eq!(links_to(&home, "image"), name);
     assert_eq!(shows(subject, "image"), ["from_image", "from_os"]);
     subject.cleanup().unwrap();
+}
+
+/// Of a layer and its copy, a backup beside it: the name stays with the one that it leads to, whatever is lost of that.
+#[test]
+fn root_a_copy_does_not_take_the_name_of_a_layer_that_cannot_tell_its_own() {
+    let w = store(|home| {
+        run(Command::new("cp").arg("-a").arg(home.join("image")).arg(home.join("image.bak")));
+        fs::write(home.join("image.bak/diff/from_image.bak"), "data").unwrap();
+        fs::remove_file(home.join("image/link")).unwrap();
+    });
+    let name = w.home().join("l").join(link(&w.home(), "image.bak"));
+    w.another_process(|daemon| {
+        eventually("the names are seen to", || worker_of(daemon.process.pid()).is_none());
+        assert_eq!(fs::read_link(&name).unwrap(), Path::new("../image/diff"));
+        assert_eq!(shows(&daemon.process, "c1"), shown("c1"));
+    });
+    w.start();
+    w.subject.check(true).unwrap();
+    assert_eq!(fs::read_link(&name).unwrap(), Path::new("../image/diff"));
 }

@@ -165,6 +165,40 @@ fn root_whoever_configures_the_driver_decides_after_a_crash() {
     }
 }
 
+/// What a mount would refuse becomes no image either, and nothing is added to it.
+#[test]
+fn root_a_doubtful_container_is_neither_exported_nor_unpacked_into() {
+    on_each(|store, how| {
+        let daemon = with_a_container(store, how);
+        crash_of_the_machine(store, daemon);
+        for (choice, is_refused) in [("refuse", true), ("discard", true), ("accept", false)] {
+            let daemon = started(store, &[&format!("overlay2.volatile={choice}")]);
+            let outcomes = [daemon.diff("c", None).map(drop), daemon.apply("c", &one("more").done()).map(drop)];
+            for outcome in outcomes {
+                match outcome {
+                    Err(failure) if is_refused => check_refused(store, &failure),
+                    outcome => assert_eq!((outcome.is_ok(), is_refused), (true, false), "{choice} {outcome:?}"),
+                }
+            }
+            daemon.end();
+        }
+        store.leaves_damage();
+    });
+}
+
+/// A mount that is there goes on as it was: its mark stays, whatever options it is given.
+#[test]
+fn root_a_volatile_mount_that_changes_its_options_keeps_its_mark() {
+    on_each(|store, how| {
+        let daemon = with_a_container(store, how);
+        daemon.mount("c", &[]).unwrap();
+        daemon.mount("c", &["remount", "noatime"]).unwrap();
+        assert!(is_marked(store, "c"), "{how}");
+        daemon.umount("c").unwrap();
+        daemon.end();
+    });
+}
+
 #[test]
 fn root_a_discarded_layer_is_empty_and_keeps_its_parents() {
     on_each(|store, how| {

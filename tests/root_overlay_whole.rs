@@ -153,6 +153,22 @@ fn root_a_damaged_container_is_not_made_anew() {
     }
 }
 
+/// A note of who may write into a layer that says neither is no proof that nobody did.
+#[test]
+fn root_a_container_whose_note_is_damaged_is_not_made_anew() {
+    for note in ["maybe", "neither of those"] {
+        let w = World::after(|before| {
+            before.process.create_rw("c", None).unwrap();
+            fs::write(before.process.mount("c", &[]).unwrap().join("precious"), "data").unwrap();
+            before.process.umount("c").unwrap();
+        });
+        w.store.leaves_damage();
+        set_xattr(&w.layer("c"), "trusted.graphdriver.access", note);
+        assert_eq!(errno(w.subject.create_ro("c", None)), Errno::EEXIST, "{note}");
+        assert_eq!(common::overlay::shows(&w.subject, "c"), ["precious"], "{note}");
+    }
+}
+
 /// Whatever keeps the new layer from being made, what had its id before is as it was.
 #[test]
 fn root_a_create_that_fails_leaves_the_leftover_as_it_was() {

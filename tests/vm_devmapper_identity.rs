@@ -442,12 +442,12 @@ fn files_of_a_pool_that_is_active_are_not_attached_again() {
     // Attached by somebody who locks nothing.
     let held = output("losetup", &["-f", "--show", "-r", dir.join("metadata").to_str().unwrap()]).trim().to_owned();
     refuse(&ours, &held);
-    // Whose files a loop device is upon may be impossible to ask.
+    // Its node may be missing, or something that cannot be asked.
     let away = format!("{held}-away");
     std::fs::rename(&held, &away).unwrap();
+    refuse(&ours, &held);
     std::fs::create_dir(&held).unwrap();
-    let refused = ours.try_open().map(drop).unwrap_err();
-    assert!(refused.errno() == libc::ENOTTY && refused.to_string().contains(&held), "{refused}");
+    refuse(&ours, &held);
     std::fs::remove_dir(&held).unwrap();
     std::fs::rename(&away, &held).unwrap();
     output("losetup", &["-d", &held]);

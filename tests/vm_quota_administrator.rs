@@ -637,10 +637,16 @@ fn the_lists_of_the_administrator_are_read_for_each_layer(kind: &Kind) {
     w.create("b", &[]).unwrap();
     fs::write("/etc/projid", format!("backup:{}\n", next + 2)).unwrap();
     w.create("c", &[]).unwrap();
+    // One that is there and cannot be read: at 0, no process has anything.
+    fs::remove_file("/etc/projects").unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", "/etc/projects").unwrap();
+    let refused = w.create("unread", &[]).unwrap_err();
+    assert!(refused.errno == libc::EIO && refused.text.contains("'/etc/projects'"), "{refused:?}");
+    // What a container runtime makes of a list that it is to hand on and that is not there.
     fs::remove_file("/etc/projects").unwrap();
     fs::create_dir("/etc/projects").unwrap();
-    let refused = w.create("unread", &[]).unwrap_err();
-    assert!(refused.errno == libc::EISDIR && refused.text.contains("'/etc/projects'"), "{refused:?}");
+    w.create("unlisted", &[]).unwrap();
+    w.subject.remove("unlisted").unwrap();
     nix::mount::umount("/etc").unwrap();
     assert_eq!((w.project("b"), w.project("c")), (next + 1, next + 3));
     w.create("d", &[]).unwrap();

@@ -51,7 +51,7 @@ fn without_each_capability_with_quota() {
     let mut report = Report::new("capabilities, overlay2 with quota");
     let (_store, ground) = with_quota(&quota::XFS);
     fault::each_capability(&ground, &limited(), &mut report);
-    report.end(13);
+    report.end(50);
 }
 
 fn pool() -> (devmapper::Ground, Ground) {
@@ -96,6 +96,25 @@ fn every_call_fails_of_devicemapper() {
     let mut report = Report::new("fault, devicemapper");
     fault::each_call(&ground, &of_devicemapper(&["create_rw"]), Extent::wanted(), &mut report);
     assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
+    pool.check();
+    report.end(1);
+}
+
+/// XFS is told more after it was mounted.
+#[test]
+fn every_call_fails_of_devicemapper_with_xfs() {
+    let pool = devmapper::Ground::with(&[
+        "dm.loopdatasize=1G",
+        "dm.loopmetadatasize=4M",
+        "dm.basesize=320M",
+        "dm.fs=xfs",
+        "dm.xfs_nospace_max_retries=3",
+    ]);
+    let (root, options) = (pool.dir.clone(), pool.options.clone());
+    let ground = Ground { driver: "devicemapper", root, options, step: 16, leaks: left_of_a_pool };
+    let mounts: Vec<&Operation> = OPERATIONS.iter().filter(|operation| operation.name == "mount").collect();
+    let mut report = Report::new("fault, devicemapper with XFS");
+    fault::each_call(&ground, &mounts, Extent::wanted(), &mut report);
     pool.check();
     report.end(1);
 }

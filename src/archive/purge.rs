@@ -152,7 +152,10 @@ impl Visitor for Purge<'_> {
 
     /// Nothing of the lower layers is in directories that the layer has made, nor in those that were purged before.
     fn done_already(&mut self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
-        let inode = fs::stat_at(dir, name).map_or(0, |stat| stat.inode);
+        let inode = match fs::stat_at(dir, name) {
+            Err(e) if fs::is_absent(&e) => return Ok(true),
+            stat => stat?.inode,
+        };
         if self.placed.new_dirs.contains(&inode) || (!self.has_placed(name) && fs::remove_dir_at(dir, name).is_ok()) {
             return Ok(true);
         }

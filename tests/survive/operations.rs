@@ -52,11 +52,15 @@ fn archive() -> Vec<u8> {
         .hard_link("hard", "made/file")
         .file("dir/above", "5")
         .file(".wh.image", "")
+        // What hides the layers below hides nothing of its own layer.
+        .dir("again")
+        .file("again/file", "5")
+        .file(".wh.again", "")
         .done()
 }
 
 fn opaque() -> Vec<u8> {
-    Tar::new().file("only", "6").file(".wh..wh..opq", "").done()
+    Tar::new().file("only", "6").dir("own").file("own/file", "6").file(".wh..wh..opq", "").done()
 }
 
 /// An archive that is none from the middle on.
@@ -142,8 +146,12 @@ pub const OPERATIONS: &[Operation] = &[
     operation("mount", |s, _| s.mount("box", &[]).map(drop)),
     operation("mount of an image", |s, _| s.mount("upper", &[]).map(drop)),
     after(|s, _| s.mount("box", &[]).map(drop), operation("umount", |s, _| s.umount("box"))),
-    operation("rm", |s, _| s.remove("box")),
-    after(|s, _| s.mount("box", &[]).map(drop), operation("rm of a mounted layer", |s, _| s.remove("box"))),
+    // devicemapper: what is marked and given back is no layer any more, and its thin device goes when it can.
+    Operation { tidies: true, ..operation("rm", |s, _| s.remove("box")) },
+    Operation {
+        tidies: true,
+        ..after(|s, _| s.mount("box", &[]).map(drop), operation("rm of a mounted layer", |s, _| s.remove("box")))
+    },
     Operation {
         // devicemapper: the leftover itself goes once the new layer has its name.
         tidies: true,
