@@ -1,9 +1,9 @@
 //! Judging one layer: what it says about itself is compared with what is there. Nothing is changed.
 
-use super::layout::{DIFF, Home, LOWER, Layer, LinkId, Lowers, Unfinished, look};
+use super::layout::{DIFF, Home, LOWER, Layer, LinkId, Lowers, Unfinished, hides_all};
 use super::leftover::children;
-use super::links::{Standing, standing};
-use super::repair::{lowers_of, missing_parts, owner};
+use super::links::{Standing, owner, standing};
+use super::repair::{known_lowers, lowers_of, missing_parts};
 use super::volatile;
 use crate::driver::{Access, Flaw, Severity};
 use crate::error::{Kind, Result};
@@ -49,7 +49,10 @@ impl<'a> Judge<'a> {
         let parts: [Part<'a>; 6] = [Self::content, Self::marks, Self::link, Self::parents, Self::parts, Self::project];
         for part in parts {
             if let Err(e) = part(self, layer, &mut judged) {
-                judged.flaws.push(Flaw::unreadable(&e));
+                let flaw = Flaw::unreadable(&e);
+                if !judged.flaws.contains(&flaw) {
+                    judged.flaws.push(flaw);
+                }
             }
         }
         judged
@@ -118,7 +121,7 @@ impl<'a> Judge<'a> {
             }
             Err(e) => return Err(e),
         };
-        let flaw = match standing(self.dir, &link, &layer.id) {
+        let flaw = match standing(self.dir, &link, &layer.id)? {
             Standing::Own => return Ok(()),
             Standing::Missing => {
                 let what = format!("its short name '{}' is missing, or leads elsewhere", link.path());
@@ -140,9 +143,11 @@ impl<'a> Judge<'a> {
             Err(e) if e.kind() == Kind::Corrupt => return self.untold(layer, Severity::Hand, judged),
             Err(e) => return Err(e),
         };
-        judged.around = own.0.iter().filter_map(|link| owner(self.dir, link)).collect();
+        for link in &own.0 {
+            judged.around.extend(owner(self.dir, link)?);
+        }
         let Some(first) = own.0.first() else { return Ok(()) };
-        judged.parent = owner(self.dir, first);
+        judged.parent = owner(self.dir, first)?;
         if layer.has_dir(DIFF)? && layer.is_root_opaque()? {
             let what = "its root hides all layers below it, and yet it is stacked upon some";
             judged.flaws.push(Flaw::new(Severity::Hand, what, REPAIR).mendable());
@@ -155,11 +160,12 @@ impl<'a> Judge<'a> {
     /// The layer itself does not tell what it is stacked upon: the layers above it may, or that it has the form of one without parents.
     fn untold(&self, layer: &Layer, severity: Severity, judged: &mut Judged) -> Result<()> {
         let said = children(self.dir, layer)?.told()?;
-        judged.parent = said.as_ref().and_then(|lowers| owner(self.dir, lowers.0.first()?));
+        let first = said.as_ref().and_then(|lowers| lowers.0.first());
+        judged.parent = first.map(|first| owner(self.dir, first)).transpose()?.flatten();
         let what = "its list of parents, the file 'lower', is missing or damaged";
         if said.is_some() {
             judged.flaws.push(Flaw { blocks: severity > Severity::Note, ..Flaw::new(severity, what, REPAIR).mendable() });
-        } else if severity > Severity::Note || lowers_of(self.dir, layer).is_err() {
+        } else if severity > Severity::Note || known_lowers(lowers_of(self.dir, layer).map(Some))?.is_none() {
             let remedy =
                 format!("call graphdriver_try_repair_lowers with its parent, or with none if it has none; else {ANEW}");
             judged.flaws.push(Flaw::new(Severity::Hand, what, remedy).blocking());
@@ -169,7 +175,7 @@ impl<'a> Judge<'a> {
 
     /// The parent and its list. Whatever is wrong further down is told of the layers there.
     fn parent(&self, layer: &Layer, own: &Lowers, first: &LinkId) -> Result<Option<Flaw>> {
-        let id = owner(self.dir, first);
+        let id = owner(self.dir, first)?;
         let parent = id.as_ref().map(|id| Layer::find(self.dir, id)).transpose()?.flatten();
         let Some(parent) = parent else { return self.without_parent(own, first, id.as_ref()) };
         if parent.id == layer.id {
@@ -178,7 +184,7 @@ impl<'a> Judge<'a> {
         }
         let has_content = parent.has_dir(DIFF)?;
         let (Ok(Some(theirs)), true) = (parent.own_lowers(), has_content) else { return Ok(None) };
-        if parent.is_root_opaque()? || own.0[1..] == theirs.0 || self.seen(&own.0[1..]) == self.seen(&theirs.0) {
+        if parent.is_root_opaque()? || own.0[1..] == theirs.0 || self.seen(&own.0[1..])? == self.seen(&theirs.0)? {
             return Ok(None);
         }
         let what = format!("its list of parents does not go on as that of its parent '{}'", parent.id);
@@ -190,7 +196,10 @@ impl<'a> Judge<'a> {
     fn without_parent(&self, own: &Lowers, first: &LinkId, id: Option<&LayerId>) -> Result<Option<Flaw>> {
         let mut is_somebodys = false;
         super::layout::each_layer(self.dir, |_, other| {
-            is_somebodys |= other.and_then(|other| other.link()).is_ok_and(|link| link == *first);
+            match other.and_then(|other| other.known_link()) {
+                Err(e) if e.kind() == Kind::NotFound => {} // deleted meanwhile
+                link => is_somebodys |= link?.is_some_and(|link| link == *first),
+            }
             Ok(())
         })?;
         if is_somebodys {
@@ -203,15 +212,15 @@ impl<'a> Judge<'a> {
     }
 
     /// The layers that a list shows, down to one whose root hides what is below it.
-    fn seen(&self, list: &[LinkId]) -> Vec<String> {
+    fn seen(&self, list: &[LinkId]) -> Result<Vec<String>> {
         let mut seen = Vec::new();
         for link in list {
-            seen.push(owner(self.dir, link).map_or_else(|| link.path(), |id| id.to_string()));
-            if look(self.dir, link).is_ok_and(|found| found.root_opaque) {
+            seen.push(owner(self.dir, link)?.map_or_else(|| link.path(), |id| id.to_string()));
+            if hides_all(self.dir, link)? {
                 break;
             }
         }
-        seen
+        Ok(seen)
     }
 
     fn parts(&self, layer: &Layer, judged: &mut Judged) -> Result<()> {

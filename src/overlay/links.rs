@@ -3,13 +3,14 @@
 //! Who writes a layer's name there holds the layer.
 
 use super::Shared;
-use super::layout::{LINKS, Layer, LinkId, each_layer, link_text, owner_of, random_name};
+use super::layout::{LINKS, Layer, LinkId, each_layer, is_no_directory, link_text, owner_of, random_name};
 use crate::error::errno::EINVAL;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::Mode;
 use crate::log;
 use crate::sys::fs;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
@@ -56,7 +57,7 @@ pub(super) fn all_to(home: &OwnedFd, id: &LayerId) -> Result<Vec<LinkId>> {
 /// Every name that others may know a layer by: those in `l/`, and the one in its `link` file.
 pub(super) fn of(home: &OwnedFd, layer: &Layer) -> Result<Vec<LinkId>> {
     let mut names = all_to(home, &layer.id)?;
-    names.extend(layer.link());
+    names.extend(layer.known_link()?);
     Ok(names)
 }
 
@@ -82,8 +83,9 @@ impl Shared {
     pub(super) fn restore_links(&self, home: &OwnedFd, held: Option<&LayerId>) -> Result<bool> {
         let mut missing = Vec::new();
         each_layer(home, |id, layer| {
-            let leads = |link: &LinkId| standing(home, link, id) == Standing::Own;
-            if layer.and_then(|layer| layer.link()).is_ok_and(|link| !leads(&link)) {
+            // What cannot be asked of a layer is told when that is used.
+            let found = layer.and_then(|layer| standing(home, &layer.link()?, id));
+            if found.is_ok_and(|found| found != Standing::Own) {
                 missing.push(id.clone());
             }
             Ok(())
@@ -183,7 +185,7 @@ pub(super) fn is_referred_to(home: &OwnedFd, name: &LinkId) -> Result<bool> {
 
 /// Makes a layer's name in `l/` lead to it; true if it did not before.
 pub(super) fn restore(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<bool> {
-    match standing(home, link, id) {
+    match standing(home, link, id)? {
         Standing::Own => return Ok(false),
         // It must not be taken from a layer that claims it as well.
         Standing::Others => {
@@ -203,23 +205,45 @@ pub(super) fn restore(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<boo
 pub(super) enum Standing {
     /// It leads to the layer.
     Own,
-    /// It leads to another layer, whose own it is as well.
+    /// It leads to another layer, whose own it is as well, or may be.
     Others,
     /// It is not there, or leads to none that it is the name of.
     Missing,
 }
 
 /// Where the name leads that the layer says is its own.
-pub(super) fn standing(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Standing {
-    match fs::read_link_at(home, link.path()) {
-        Ok(found) if found == link_text(id) => Standing::Own,
-        Ok(found) if leads_to_owner(home, &found, link) => Standing::Others,
-        _ => Standing::Missing,
+///
+/// # Errors
+/// That cannot be found out now: the name may be another layer's.
+pub(super) fn standing(home: &OwnedFd, link: &LinkId, id: &LayerId) -> Result<Standing> {
+    match text(home, link)? {
+        Some(found) if found == link_text(id) => Ok(Standing::Own),
+        Some(found) if leads_to_owner(home, &found, link)? => Ok(Standing::Others),
+        _ => Ok(Standing::Missing),
     }
 }
 
-/// Whether the layer that a link's text names says that the link is its own.
-fn leads_to_owner(home: &OwnedFd, text: &std::ffi::OsStr, link: &LinkId) -> bool {
-    let owner = owner_of(text).and_then(|id| Layer::open(home, &id).ok());
-    owner.is_some_and(|layer| layer.link().is_ok_and(|own| own == *link))
+/// Whether the layer that a link's text names may say that the link is its own: what it says may be lost.
+fn leads_to_owner(home: &OwnedFd, text: &OsStr, link: &LinkId) -> Result<bool> {
+    let Some(id) = owner_of(text) else { return Ok(false) };
+    match Layer::find(home, &id) {
+        Err(e) if is_no_directory(&e) => Ok(false),
+        found => match found? {
+            None => Ok(false),
+            Some(layer) => Ok(layer.known_link()?.is_none_or(|own| own == *link)),
+        },
+    }
+}
+
+/// The layer that a link is of, there or not.
+pub(super) fn owner(home: &OwnedFd, link: &LinkId) -> Result<Option<LayerId>> {
+    Ok(text(home, link)?.and_then(|text| owner_of(&text)))
+}
+
+/// The text of a link; `None` if there is none.
+fn text(home: &OwnedFd, link: &LinkId) -> Result<Option<OsString>> {
+    match fs::read_link_at(home, link.path()) {
+        Err(e) if fs::is_absent(&e) || is_no_directory(&e) || e.errno() == EINVAL => Ok(None),
+        text => text.map(Some),
+    }
 }

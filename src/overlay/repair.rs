@@ -2,10 +2,11 @@
 
 use super::Shared;
 use super::layout::{
-    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, look, owner_of, random_name,
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, hides_all, is_no_directory,
+    random_name,
 };
 use super::leftover::{children, holds_nothing};
-use super::links::{self, is_referred_to};
+use super::links::{self, is_referred_to, owner};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::log;
@@ -83,7 +84,7 @@ impl Shared {
                 return Ok(());
             }
         }
-        let known = own.as_ref().and_then(|own| owner(home, &own.0[0]));
+        let known = own.as_ref().map(|own| owner(home, &own.0[0])).transpose()?.flatten();
         let lowers = match (known, parent) {
             // What the layer itself says of its parent counts, also while that is missing: it may come back.
             (Some(known), Some(parent)) if known != *parent => {
@@ -126,11 +127,13 @@ impl Shared {
             return wrong(format!("'{parent}' is stacked upon layer '{}' itself", layer.id));
         }
         // A root that has become opaque ends the chain of those upon it.
-        let is_cut_off = lowers.0.last().is_some_and(|last| look(home, last).is_ok_and(|seen| seen.root_opaque));
+        let is_cut_off = lowers.0.last().map(|last| hides_all(home, last)).transpose()?.unwrap_or(false);
         let own = own.map_or(&[][..], |own| &own.0);
-        if let Some(left) = own.iter().find(|link| !is_cut_off && leads_to_layer(home, link) && !lowers.0.contains(link)) {
-            let name = owner(home, left).map_or_else(|| left.as_str().to_owned(), |id| id.to_string());
-            return wrong(format!("layer '{}' is stacked upon '{name}', and '{parent}' is not", layer.id));
+        for left in own.iter().filter(|link| !is_cut_off && !lowers.0.contains(link)) {
+            if leads_to_layer(home, left)? {
+                let name = owner(home, left)?.map_or_else(|| left.as_str().to_owned(), |id| id.to_string());
+                return wrong(format!("layer '{}' is stacked upon '{name}', and '{parent}' is not", layer.id));
+            }
         }
         links::restore(home, &lowers.0[0], parent)?;
         Ok(lowers)
@@ -138,12 +141,19 @@ impl Shared {
 
     /// Whether each of them can be reached, if need be by making links anew.
     fn are_reachable(&self, home: &OwnedFd, lowers: &Lowers, held: &LayerId) -> Result<bool> {
-        let are_there = || lowers.0.iter().all(|link| leads_to_layer(home, link));
-        if are_there() {
+        let are_there = || -> Result<bool> {
+            for link in &lowers.0 {
+                if !leads_to_layer(home, link)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        if are_there()? {
             return Ok(true);
         }
         self.restore_links(home, Some(held))?;
-        Ok(are_there())
+        are_there()
     }
 
     /// Makes the directories that hold nothing of anybody's, where they are missing.
@@ -217,7 +227,7 @@ pub(super) fn lowers_of(home: &OwnedFd, layer: &Layer) -> Result<Lowers> {
 }
 
 /// The list of lowers, `None` where it is damaged.
-fn known_lowers(lowers: Result<Option<Lowers>>) -> Result<Option<Lowers>> {
+pub(super) fn known_lowers(lowers: Result<Option<Lowers>>) -> Result<Option<Lowers>> {
     match lowers {
         Err(e) if e.kind() == Kind::Corrupt => Ok(None),
         outcome => outcome,
@@ -238,13 +248,11 @@ pub(super) fn missing_parts(home: &OwnedFd, layer: &Layer) -> Result<Vec<(&'stat
     Ok(missing)
 }
 
-/// The layer that a link is of, there or not.
-pub(super) fn owner(home: &OwnedFd, link: &LinkId) -> Option<LayerId> {
-    fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text))
-}
-
-pub(super) fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> bool {
-    fs::stat_at_follow(home, link.path()).is_ok_and(|stat| stat.kind == FileKind::Dir)
+fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> Result<bool> {
+    match fs::stat_at_follow(home, link.path()) {
+        Err(e) if fs::is_absent(&e) || is_no_directory(&e) => Ok(false),
+        stat => Ok(stat?.kind == FileKind::Dir),
+    }
 }
 
 /// What one of the layer's small files holds, good or bad; `None` if there is none.
