@@ -29,6 +29,7 @@ impl Shared {
         let layer = Layer::open(&home, id)?;
         self.lease.tell(id);
         layer.check_finished()?;
+        self.check_sure(&layer)?;
         self.before_use(&home, &layer);
         let diff = layer.diff()?;
         let root = fs::stat_fd(&diff)?;

@@ -70,6 +70,12 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_found_out_is_not_left_out() {
+        let mut words = Words::parse(["xino=on"]);
+        add_known(&mut words, None, |_| Err(Error::sys("stat", 12))).unwrap_err();
+    }
+
+    #[test]
     fn what_the_kernel_knows_and_the_caller_left_open_is_set() {
         let all = ["index", "metacopy", "redirect_dir"];
         let rw = Some(Access::ReadWrite);

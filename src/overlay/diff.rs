@@ -61,6 +61,7 @@ impl Shared {
         let layer = Layer::open(&home, id)?;
         self.lease.tell(id);
         layer.check_finished()?;
+        self.check_sure(&layer)?;
         work(&self.source(&home, &layer, against, wants)?)
     }
 

@@ -225,11 +225,14 @@ impl Layer {
         self.part(read)
     }
 
-    /// Who may write into it, as it was made; `None` for a layer of the C module, which keeps no note of that.
+    /// Who may write into it, as it was made; `None` for a layer of the C module, which keeps no note of that, and where the note
+    /// is damaged.
     pub(super) fn access(&self) -> Result<Option<Access>> {
         match xattr::get::<8>(&self.dir, ACCESS) {
-            Ok(access) => Ok(Some(if access == b"rw" { Access::ReadWrite } else { Access::ReadOnly })),
-            Err(e) if xattr::is_absent(&e) => Ok(None),
+            Ok(access) if access == b"rw" => Ok(Some(Access::ReadWrite)),
+            Ok(access) if access == b"ro" => Ok(Some(Access::ReadOnly)),
+            Ok(_) => Ok(None),
+            Err(e) if xattr::is_absent(&e) || e.errno() == ERANGE => Ok(None),
             Err(e) => Err(e.context(format!("layer '{}'", self.id))),
         }
     }
@@ -342,6 +345,14 @@ pub(super) fn look(home: &OwnedFd, link: &LinkId) -> Result<Seen> {
         unfinished: xattr::is_set_below(home, &format!("{diff}/.."), UNFINISHED)?,
         root_opaque: xattr::is_set_below(home, &diff, OPAQUE)?,
     })
+}
+
+/// Whether the layer that a link leads to hides all that is below it. One that is not there does not.
+pub(super) fn hides_all(home: &OwnedFd, link: &LinkId) -> Result<bool> {
+    match look(home, link) {
+        Err(e) if fs::is_absent(&e) || is_no_directory(&e) => Ok(false),
+        seen => Ok(seen?.root_opaque),
+    }
 }
 
 /// The driver's home directory. It is opened anew by each operation: a descriptor that is kept would keep the mount of home

@@ -38,10 +38,12 @@ impl Shared {
         let access = self.access_for_mount(&dir, &layer)?;
         let words = self.words(options, access)?;
         let merged = self.home.path(id, MERGED);
-        if layer.is_mounted(&self.home)? && !words.flags.contains(Flags::MS_REMOUNT) {
+        let is_mounted = layer.is_mounted(&self.home)?;
+        if is_mounted && !words.flags.contains(Flags::MS_REMOUNT) {
             return Ok(merged);
         }
-        if has_upper(access) {
+        // A mount that only changes its options is as volatile as it was.
+        if has_upper(access) && !is_mounted {
             // First: with the note of this boot, what an earlier one left would not be told any more.
             self.forget_volatile(&layer)?;
             if words.data.iter().any(|word| word == "volatile" || word == "fsync=volatile") {

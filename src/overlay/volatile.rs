@@ -57,6 +57,9 @@ impl Shared {
             }
             xattr::remove(&layer, BOOT)?;
         }
+        if !marked.is_empty() {
+            fs::syncfs(&home)?; // else a power cut would bring the marks back, of another boot
+        }
         if others { Ok(()) } else { xattr::remove(&home, BOOT) }
     }
 
@@ -67,8 +70,12 @@ impl Shared {
     /// [`Kind::Corrupt`]: the machine went down while the layer was mounted, and the configuration says nothing.
     pub(super) fn forget_volatile(&self, layer: &Layer) -> Result<bool> {
         let Some(work) = marked_work(layer)? else { return Ok(false) };
+        let is_safe = match is_of_this_boot(layer) {
+            Err(_) if self.options.volatile == Volatile::Accept => false, // the same is done either way
+            answer => answer?,
+        };
         match self.options.volatile {
-            _ if is_of_this_boot(layer)? => {}
+            _ if is_safe => {}
             Volatile::Accept => {
                 log::warn!("layer '{}' was volatile when the machine went down; it is used as it is", layer.id)
             }
@@ -76,17 +83,22 @@ impl Shared {
                 log::warn!("layer '{}' was volatile when the machine went down; its content is discarded", layer.id);
                 tree::empty(layer.diff()?.as_fd())?;
             }
-            Volatile::Refuse => {
-                let what =
-                    format!("layer '{}' was mounted 'volatile' when the machine went down, and may be damaged", layer.id);
-                let hint =
-                    "remove it; or set overlay2.volatile=accept to use it as it is, =discard to use it without its content";
-                return Err(Error::new(Kind::Corrupt, what).hint(hint));
-            }
+            Volatile::Refuse => return Err(doubtful(layer)),
         }
         tree::remove(work.as_fd(), OsStr::new(INCOMPAT)).context(|| "take the mark of a volatile mount away")?;
         Ok(true)
     }
+
+    /// An error for the content of a layer that may be damaged, unless the configuration says that it is to be used all the same.
+    pub(super) fn check_sure(&self, layer: &Layer) -> Result<()> {
+        if self.options.volatile == Volatile::Accept || !is_doubtful(layer)? { Ok(()) } else { Err(doubtful(layer)) }
+    }
+}
+
+fn doubtful(layer: &Layer) -> Error {
+    let what = format!("layer '{}' was mounted 'volatile' when the machine went down, and may be damaged", layer.id);
+    let hint = "remove it; or set overlay2.volatile=accept to use it as it is, =discard to use it without its content";
+    Error::new(Kind::Corrupt, what).hint(hint)
 }
 
 /// Whether the machine went down while the layer was mounted so: nobody knows what of its content reached the disk.
