@@ -6,6 +6,7 @@ use super::links::{self, is_referred_to, is_staging, is_unneeded};
 use super::survey::Survey;
 use crate::driver::{EachFinding, Finding, Flaw, Severity};
 use crate::error::Result;
+use crate::error::errno::EINVAL;
 use crate::error::errno::ENOTDIR;
 use crate::id::LayerId;
 use crate::locks::Mode;
@@ -186,7 +187,11 @@ impl Survey<'_> {
             let remedy = "mount the filesystem with project quota (-o prjquota), or switch it on as said";
             found.push(Flaw::new(Severity::Hand, what, remedy).told(None, false));
         }
-        for project in quota.unused_limits(self.dir.as_fd())? {
+        let unused = quota.unused_limits(self.dir.as_fd()).unwrap_or_else(|e| {
+            found.push(Flaw::unreadable(&e.context("look for limits that are nobody's")).told(None, false));
+            Vec::new()
+        });
+        for project in unused {
             let what = format!("quota project {project} has a limit, and nobody has the project");
             let remedy =
                 format!("if it is none of yours, run setquota -P {project} 0 0 0 0 on the filesystem's mount point");
@@ -212,14 +217,16 @@ impl Survey<'_> {
             let holders = holders.map_or(&[][..], Vec::as_slice);
             let Some(held) = self.share(holders) else { continue };
             match fs::read_link_at(&self.dir, &note) {
-                Err(e) if fs::is_absent(&e) => continue, // the mount is through
+                // The mount is through; or it is nobody's note.
+                Err(e) if fs::is_absent(&e) || e.errno() == EINVAL => continue,
                 read => drop(read?),
             }
             drop(held);
             let mended = mender.is_some_and(|driver| {
                 let wanted: Vec<_> = holders.iter().map(|id| (id.as_str(), Mode::Exclusive)).collect();
                 let held = driver.locks.try_hold(&wanted);
-                held.is_some() && quota.settle_note(self.dir.as_fd(), &note).is_ok()
+                // Whose it is may be unknown because somebody is at work on it.
+                held.is_some() && !holders.is_empty() && quota.settle_note(self.dir.as_fd(), &note).is_ok()
             });
             let what = format!("limits are raised as a crash left them ('{}')", fs::shown(&note));
             let remedy = "none is needed: the next start or mount lowers them again";

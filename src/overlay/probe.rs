@@ -3,7 +3,7 @@
 use super::home::is_without_room;
 use super::layout::{Home, STAGE, random_name};
 use super::links;
-use crate::error::errno::{EINVAL, ENODEV};
+use crate::error::errno::{EACCES, EINVAL, ENODEV, EPERM};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use crate::sys::fs;
@@ -88,7 +88,7 @@ fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Probed> {
     let inside = fs::open_dir_at(dir, stage)?;
     make_parts(&inside)?;
     let base = super::mount::base_for(home, dir, stage.len() + "/merged".len()).join(stage);
-    match one_by_one(&base) {
+    match one_by_one(&base)? {
         Some(overlay) => Ok(Probed { stacking: Stacking::OneByOne, remains: vec![overlay] }),
         None => try_mount(home, stage).map(|()| Probed::classic()),
     }
@@ -104,7 +104,7 @@ fn probe_kernel() -> Result<Probed> {
     let mounted = memory.mount(0)?;
     make_parts(&mounted)?;
     let base = format!("/proc/thread-self/fd/{}", mounted.as_raw_fd());
-    let overlay = one_by_one(Path::new(&base));
+    let overlay = one_by_one(Path::new(&base))?;
     let stacking = if overlay.is_some() { Stacking::OneByOne } else { Stacking::OptionString };
     Ok(Probed { stacking, remains: overlay.into_iter().chain([mounted, memory.into()]).collect() })
 }
@@ -114,17 +114,24 @@ fn make_parts(dir: &OwnedFd) -> Result<()> {
 }
 
 /// An overlay of the parts in `base`, with each lower on its own, if the kernel can be told so.
-fn one_by_one(base: &Path) -> Option<OwnedFd> {
+///
+/// # Errors
+/// It does not say that it cannot: then all stacks would be as shallow as an option string.
+fn one_by_one(base: &Path) -> Result<Option<OwnedFd>> {
     let part = |name: &str| base.join(name).into_os_string();
-    let context = newmount::Context::open("overlay").ok()?;
     // A kernel that does not know the first option says so at once; before Linux 6.5 only at the end, as overlayfs does not
     // look at its options until then.
-    let made = context
-        .string("lowerdir+", part("lower"))
-        .and_then(|()| context.string("upperdir", part("upper")))
-        .and_then(|()| context.string("workdir", part("work")))
-        .and_then(|()| context.create());
-    made.is_ok().then(|| context.into())
+    let make = || {
+        let context = newmount::Context::open("overlay")?;
+        context.string("lowerdir+", part("lower"))?;
+        context.string("upperdir", part("upper"))?;
+        context.string("workdir", part("work"))?;
+        context.create().map(|()| context.into())
+    };
+    match make() {
+        Err(e) if e.kind() == Kind::Unsupported || [EINVAL, EPERM, EACCES, ENODEV].contains(&e.errno()) => Ok(None),
+        made => made.map(Some),
+    }
 }
 
 /// The same with `mount(2)`, which has to attach the mount for a moment.

@@ -22,14 +22,14 @@ pub use request::{check_size, limits};
 pub use room::{is_note, project_of};
 
 use crate::driver::Usage;
-use crate::error::errno::{ELOOP, ENOENT, ENOTDIR};
+use crate::error::errno::{EACCES, EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::log;
 use crate::sys::fs::{self, FileKind};
 use crate::sys::fsxattr::{self, Project};
 use crate::sys::quota::{self, Amounts, Bounds, Grace};
 use ids::Ids;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,21 +77,24 @@ pub struct Control {
     node: PathBuf,
     block: u64,
     ids: Mutex<Ids>,
-    /// Ids that more than one directory in home has, with the number of directories: layers of the C module, which could draw
-    /// an id twice. Looked for when they first matter.
-    shared: Mutex<Option<HashMap<u32, usize>>>,
+    /// Ids that more than one directory in home has: layers of the C module, which could draw an id twice. Looked for when they
+    /// first matter.
+    shared: Mutex<Option<BTreeSet<u32>>>,
 }
 
 impl Control {
     /// Makes ready to use project quota on the filesystem of `home`, whose path is `path`.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`]: it is a filesystem that never has project quota.
+    /// [`Kind::Unsupported`]: it is a filesystem that never has project quota. Any other: that cannot be found out now.
     pub fn probe(home: BorrowedFd<'_>, path: &Path) -> Result<Control> {
         let control = Control::look(home, path)?;
-        if let Err(e) = make_node(home) {
+        match make_node(home) {
             // Not needed from Linux 5.14 on.
-            log::info!("the device node '{}' cannot be made: {e}", control.node.display());
+            Err(e) if e.kind() == Kind::NoSpace || [EPERM, EACCES, EROFS, EISDIR].contains(&e.errno()) => {
+                log::info!("the device node '{}' cannot be made: {e}", control.node.display());
+            }
+            made => made?,
         }
         Ok(control)
     }
@@ -233,15 +236,14 @@ impl Control {
         Ok(())
     }
 
-    /// Whether directories of home other than the one that is about to go have the id.
+    /// Whether directories of home other than the one that is about to go have the id. None comes to be shared any more; those
+    /// who shared it may be gone by now.
     fn is_shared(&self, home: BorrowedFd<'_>, id: u32) -> Result<bool> {
         let mut shared = lock(&self.shared);
-        if shared.is_none() {
+        if shared.as_ref().is_none_or(|known| known.contains(&id)) {
             *shared = Some(shared_ids(home).context(|| "look for project ids that layers share")?);
         }
-        let Some(holders) = shared.as_mut().and_then(|shared| shared.get_mut(&id)) else { return Ok(false) };
-        *holders = holders.saturating_sub(1);
-        Ok(*holders > 0)
+        Ok(shared.as_ref().is_some_and(|shared| shared.contains(&id)))
     }
 
     /// What `dir`, in a layer of `home`, occupies with all that has its project, in one question to the kernel; `None` if it has
@@ -276,11 +278,16 @@ fn make_node(home: BorrowedFd<'_>) -> Result<()> {
     let device = fs::stat_fd(home)?.device;
     match fs::stat_at(home, NODE) {
         Ok(node) if node.mode == BLOCK_0600 && node.rdev == device => return Ok(()),
-        Ok(_) => fs::remove_file_at(home, NODE)?,
-        Err(e) if fs::is_absent(&e) => {}
-        Err(e) => return Err(e),
+        Err(e) if !fs::is_absent(&e) => return Err(e),
+        _ => {}
     }
-    fs::make_node_at(home, NODE, BLOCK_0600, device)
+    // In one step: older kernels can be asked by nothing else.
+    let made = format!(".{NODE}");
+    match fs::remove_file_at(home, &made) {
+        Err(e) if !fs::is_absent(&e) => return Err(e),
+        _ => fs::make_node_at(home, &made, BLOCK_0600, device)?,
+    }
+    fs::rename_at(home, &made, home, NODE)
 }
 
 /// The ids in the administrator's lists of projects: `id:path` and `name:id` (`projects(5)`, `projid(5)`).
@@ -288,9 +295,11 @@ fn make_node(home: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// There is a list, and it cannot be read: any id may be in it.
 fn reserved_ids() -> Result<BTreeSet<u32>> {
-    let read = |path| match std::fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(|e| Error::io(format!("read '{path}'"), &e)),
+    let read = |path| match std::fs::read(path).map_err(|e| Error::io(format!("read '{path}'"), &e)) {
+        // There is none. A container runtime that is to hand on a file that is not there makes a directory.
+        Err(e) if [ENOENT, ENOTDIR, EISDIR, ELOOP].contains(&e.errno()) => Ok(Vec::new()),
+        Err(e) => Err(e.context("which project ids are the administrator's").hint("make it readable, or move it away")),
+        list => list,
     };
     let (projects, names) = (read("/etc/projects")?, read("/etc/projid")?);
     Ok(field(&projects, 0).chain(field(&names, 1)).collect())
@@ -305,20 +314,26 @@ fn field(list: &[u8], number: usize) -> impl Iterator<Item = u32> {
 }
 
 /// The project ids that several directories in `home` have.
-fn shared_ids(home: BorrowedFd<'_>) -> Result<HashMap<u32, usize>> {
-    let mut holders: HashMap<u32, usize> = HashMap::new();
+fn shared_ids(home: BorrowedFd<'_>) -> Result<BTreeSet<u32>> {
+    let device = fs::stat_fd(home)?.device;
+    let (mut ids, mut shared) = (HashSet::new(), BTreeSet::new());
     fs::each_entry(home, |entry| {
-        if entry.kind.is_none_or(|kind| kind == FileKind::Dir) {
-            match fs::open_dir_at(home, &entry.name).and_then(|dir| fsxattr::project(dir.as_fd())) {
-                // Deleted meanwhile, or no directory: holds no id.
-                Err(e) if [ENOENT, ENOTDIR, ELOOP].contains(&e.errno()) => {}
-                project => *holders.entry(project?.id).or_default() += 1,
+        let project = || match fs::stat_at(home, &entry.name)? {
+            dir if dir.kind == FileKind::Dir && dir.device == device => {
+                fs::open_dir_at(home, &entry.name).and_then(|dir| fsxattr::project(dir.as_fd())).map(Some)
+            }
+            _ => Ok(None), // others' ids mean something else
+        };
+        match project() {
+            Err(e) if fs::is_absent(&e) => {} // deleted meanwhile
+            project => {
+                let id = project.context(|| fs::shown(&entry.name))?.map(|project| project.id);
+                shared.extend(id.filter(|id| !ids.insert(*id)));
             }
         }
         Ok(())
     })?;
-    holders.retain(|_, count| *count > 1);
-    Ok(holders)
+    Ok(shared)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -126,7 +126,7 @@ fn quotactl<T>(fd: impl AsFd, node: &Path, command: i32, id: u32, data: &mut T) 
     let rc = unsafe { libc::syscall(libc::SYS_quotactl_fd, fd.as_fd().as_raw_fd(), command, id, std::ptr::from_mut(data)) };
     match Errno::result(rc) {
         Ok(_) => Ok(()),
-        Err(Errno::ENOSYS) => quota_node::quotactl(node, command, id, data),
+        Err(Errno::ENOSYS) => quota_node::quotactl(fd, node, command, id, data),
         Err(errno) => Err(errno),
     }
 }

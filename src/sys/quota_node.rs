@@ -2,10 +2,15 @@
 
 use crate::sys::fs::c_string;
 use nix::errno::Errno;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-/// One command on the filesystem of the device `node`; `data` is the struct that the command reads or writes.
-pub(super) fn quotactl<T>(node: &Path, command: i32, id: u32, data: &mut T) -> Result<(), Errno> {
+/// One command on the filesystem that holds `fd`, by the node of its device; `data` is the struct that the command reads or writes.
+/// A node of another device, which the filesystem may have had before, is as good as none.
+pub(super) fn quotactl<T>(fd: impl AsFd, node: &Path, command: i32, id: u32, data: &mut T) -> Result<(), Errno> {
+    if nix::sys::stat::stat(node)?.st_rdev != nix::sys::stat::fstat(fd)?.st_dev {
+        return Err(Errno::ENOTBLK);
+    }
     let node = c_string(node.as_os_str()).map_err(|_| Errno::EINVAL)?;
     // The kernel's `qid_t` is unsigned; the C library declares an int of the same bits.
     let id = id.cast_signed();
