@@ -203,7 +203,10 @@ fn replacement(old: Option<&Selected>, name: &str, storage_root: &Path, options:
     let choice = choice(name)?;
     let home = storage_root.join(name);
     (choice.check)(&home).context(|| format!("home '{}'", home.display()))?;
-    let before = old.filter(|old| old.lease.is_of(&home));
+    let before = match old {
+        Some(old) if old.lease.is_of(&home)? => Some(old),
+        _ => None,
+    };
     let lease = match before {
         Some(before) => Arc::clone(&before.lease),
         None => Arc::new(Lease::take(&home)?),

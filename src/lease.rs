@@ -4,7 +4,7 @@
 //! ends with the last owner, and with the process however that ends. What this process has told its caller about layers is kept with
 //! it, and outlives it: "there is such a layer" stays said when the driver is cleaned up and initialised again.
 
-use crate::error::errno::EROFS;
+use crate::error::errno::{EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::lock;
@@ -63,15 +63,24 @@ impl Lease {
             let text = format!("{} is in use by {holder}", what());
             return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
         }
-        let store = (key.0, key.1, store_name(&dir).context(what)?);
-        let told = Arc::clone(lock(&TOLD).entry(store).or_default());
+        let name = store_name(&dir).context(what)?;
+        let mut stores = lock(&TOLD);
+        let nameless = (key.0, key.1, Vec::new());
+        let before = if name.is_new { stores.remove(&nameless) } else { None };
+        let store = (key.0, key.1, name.bytes);
+        let told = Arc::clone(stores.entry(store).or_insert(before.unwrap_or_default()));
         Ok(Lease { dir, home: key, told })
     }
 
     /// Whether this is the lease of the directory `home`, by whatever path.
-    #[must_use]
-    pub fn is_of(&self, home: &Path) -> bool {
-        fs::open_dir(home).and_then(fs::stat_fd).is_ok_and(|stat| key(&stat) == self.home)
+    ///
+    /// # Errors
+    /// There is such a directory, and it cannot be looked at.
+    pub fn is_of(&self, home: &Path) -> Result<bool> {
+        match fs::open_dir(home).and_then(fs::stat_fd) {
+            Err(e) if fs::is_absent(&e) => Ok(false),
+            stat => Ok(key(&stat?) == self.home),
+        }
     }
 
     /// The caller learns that there is such a layer: it was made, found, described, mounted, or stacked upon.
@@ -111,16 +120,32 @@ impl Drop for Lease {
     }
 }
 
-/// The name of the store, which is given one if it has none; empty where that cannot be kept (no room, read-only).
-fn store_name(home: &OwnedFd) -> Result<Vec<u8>> {
+/// What a store is called.
+struct Name {
+    /// Empty where no name can be kept.
+    bytes: Vec<u8>,
+    /// It was given a moment ago.
+    is_new: bool,
+}
+
+/// The name of the store, which is given one if it has none.
+///
+/// # Errors
+/// It cannot be read or written now: another name would be another store's.
+fn store_name(home: &OwnedFd) -> Result<Name> {
     match xattr::get::<64>(home, NAME) {
+        Ok(name) if name.is_empty() => {} // only tried whether there can be one
         Err(e) if xattr::is_absent(&e) => {}
-        name => return name, // also where it cannot be read now: another name would be another store's
+        name => return Ok(Name { bytes: name?, is_new: false }),
     }
     let name = fs::random_name::<16>()?;
     match xattr::set(home, NAME, name.as_bytes()) {
-        Ok(()) => Ok(name.into_bytes()),
-        Err(_) => Ok(Vec::new()), // whoever needs attributes says so
+        Ok(()) => Ok(Name { bytes: name.into_bytes(), is_new: true }),
+        // Whoever needs attributes says so.
+        Err(e) if xattr::is_absent(&e) || e.kind() == Kind::NoSpace || [EPERM, EROFS].contains(&e.errno()) => {
+            Ok(Name { bytes: Vec::new(), is_new: false })
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -171,7 +196,7 @@ mod tests {
         let lease = Lease::take(&home).unwrap();
         let refused = Lease::take(&home).unwrap_err();
         assert!(refused.kind() == Kind::Busy && refused.to_string().contains(&std::process::id().to_string()), "{refused}");
-        assert!(lease.is_of(&dir.0.join("a/../a/home")) && !lease.is_of(&dir.0));
+        assert!(lease.is_of(&dir.0.join("a/../a/home")).unwrap() && !lease.is_of(&dir.0).unwrap());
         drop(lease);
         Lease::take(&home).unwrap();
     }
