@@ -67,7 +67,11 @@ fn adopt(kernel: &Kernel, name: &str, parts: &[(PathBuf, u64)]) -> Result<Option
     let (metadata, data) = pool::devices(&table.text).unwrap_or_default();
     for (device, (path, _)) in [metadata, data].into_iter().zip(parts) {
         let backing = loopdev::backing(device)?;
-        if std::fs::metadata(path).ok().map(|file| loopdev::Backing::of(&file)) != Some(backing) {
+        let named = match std::fs::metadata(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            found => Some(found.map_err(|e| Error::io(format!("stat '{}'", path.display()), &e))?),
+        };
+        if named.map(|file| loopdev::Backing::of(&file)) != Some(backing) {
             let what = format!("the pool '{name}' of this home is active, but not on '{}'", path.display());
             return Err(Error::new(Kind::Busy, what).hint("unmount its layers, or correct dm.loopdata"));
         }
@@ -113,7 +117,7 @@ fn open((path, size): &(PathBuf, u64)) -> Result<File> {
     if stat.kind != FileKind::File {
         return Err(Error::new(Kind::Invalid, format!("'{shown}' is no regular file")));
     }
-    let users = loopdev::users(&file)?;
+    let users = loopdev::users(&file, path)?;
     if !users.is_empty() || !lock_exclusive(&file)? {
         let by = if users.is_empty() { String::new() } else { format!(" by {}", users.join(", ")) };
         let what = format!("'{shown}' is in use already{by}");

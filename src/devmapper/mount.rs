@@ -281,7 +281,7 @@ impl Place {
         Err(Error::new(Kind::Corrupt, what).hint("the metadata files do not belong to this pool, or are of another time"))
     }
 
-    /// Mounts a block device, or changes the options of its mount.
+    /// Mounts a block device, or changes the options of its mount. If that fails, as much is mounted as before.
     fn mount_node(&self, node: &Path, target: &Path, words: &Words) -> Result<()> {
         let mut data: Vec<OsString> = words.data.clone();
         let own = self.filesystem.mount_option().filter(|option| !words.data.iter().any(|word| word == option));
@@ -289,7 +289,10 @@ impl Place {
         mount::mount(node.as_os_str(), target, self.filesystem.name(), words.flags, &data.join(OsStr::new(",")))
             .map_err(mounts::explained)?;
         match (self.filesystem, self.max_retries) {
-            (Filesystem::Xfs, Some(retries)) => limit_retries(node, retries),
+            (Filesystem::Xfs, Some(retries)) => limit_retries(node, retries).map_err(|e| {
+                let is_new = !words.flags.contains(Flags::MS_REMOUNT);
+                if is_new { with_cleanup(e, mount::umount_detach(target).map(drop)) } else { e }
+            }),
             _ => Ok(()),
         }
     }
@@ -389,8 +392,8 @@ impl Shared {
             Err(e) if e.kind() == Kind::Corrupt => None,
             known => known?,
         };
-        // Also of a layer whose record was lost or is damaged.
-        let device = known.unwrap_or_else(|| Device { hash: name.clone(), ..Device::default() });
+        // Also of a layer whose record was lost or is damaged; its device is left to the next start.
+        let device = known.unwrap_or_else(|| Device::unknown(&name));
         match self.place.points.occupant(&self.devices, &device)? {
             Occupant::Layer => drop(mount::umount_detach(&self.place.points.of(&name))?),
             Occupant::Nobody => {}

@@ -169,6 +169,11 @@ impl Text {
 }
 
 impl Device {
+    /// Stands for that of a layer whose record is lost or damaged.
+    pub(super) fn unknown(name: &str) -> Device {
+        Device { hash: name.to_owned(), ..Device::default() }
+    }
+
     /// Parses the file `name`.
     pub(super) fn parse(name: &str, content: &[u8]) -> Result<Device> {
         let members = Members::parse(content)?;

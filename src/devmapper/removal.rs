@@ -14,17 +14,16 @@ impl DeviceMapper {
     pub(super) fn remove_layer(&self, id: &LayerId) -> Result<()> {
         let (shared, name) = (&self.shared, file_name(id));
         let _held = shared.locks.hold(&[(&name, Exclusive)])?;
-        let found = shared.devices.find(&name);
-        if let Ok(Some(device)) = &found {
-            self.delete_device(device)?;
-        } else {
+        match shared.devices.find(&name) {
+            Ok(Some(device)) => self.delete_device(&device)?,
+            Err(e) if e.kind() != Kind::Corrupt => return Err(e),
             // What is unknown or damaged may be mounted nevertheless.
-            let unknown = Device { hash: name.clone(), ..Device::default() };
-            shared.place.points.clear(&shared.devices, &unknown)?;
-        }
-        match found {
-            Err(e) if e.kind() == Kind::Corrupt => shared.devices.store.set_aside(&name)?,
-            found => drop(found?),
+            lost => {
+                shared.place.points.clear(&shared.devices, &Device::unknown(&name))?;
+                if lost.is_err() {
+                    shared.devices.store.set_aside(&name)?;
+                }
+            }
         }
         shared.lease.untell(id);
         shared.remove_mount_point(&name);
@@ -40,10 +39,18 @@ impl DeviceMapper {
         if let Err(e) = given_back {
             log::warn!("devicemapper: what '{}' occupies is not given back to the host: {e}", device.hash);
         }
-        if shared.devices.delete(&device.hash).context(|| "delete its thin device")? == Deleted::Later {
-            log::info!("devicemapper: the device of '{}' is in use; it is deleted when that ends", device.hash);
-            self.worker.wake(shared);
+        match shared.devices.delete(&device.hash).context(|| "delete its thin device") {
+            Ok(Deleted::Gone) => return Ok(()),
+            Ok(Deleted::Later) => {
+                log::info!("devicemapper: the device of '{}' is in use; it is deleted when that ends", device.hash);
+            }
+            // Its content was given back, and it is marked: there is no such layer any more.
+            Err(e) if shared.devices.known(&device.hash).is_some_and(|known| known.deleted) => {
+                log::warn!("devicemapper: deleting '{}': {e}; it will be tried again", device.hash);
+            }
+            Err(e) => return Err(e),
         }
+        self.worker.wake(shared);
         Ok(())
     }
 

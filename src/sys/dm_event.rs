@@ -220,8 +220,10 @@ pub fn sweep() {
             // SAFETY: these commands take no fourth argument.
             unsafe { libc::semctl(semaphore, 0, command) }
         };
-        let is_gone =
-            |pid: libc::c_int| std::path::Path::new(&format!("/proc/{pid}")).try_exists().is_ok_and(|is_there| !is_there);
+        // 0: of another PID namespace.
+        let is_gone = |pid: libc::c_int| {
+            pid > 0 && std::path::Path::new(&format!("/proc/{pid}")).try_exists().is_ok_and(|is_there| !is_there)
+        };
         let is_done = ask(libc::GETVAL) == 0 || is_gone(ask(libc::GETPID));
         if is_done && ask(libc::GETZCNT) + ask(libc::GETNCNT) == 0 {
             ask(libc::IPC_RMID);

@@ -3,8 +3,10 @@
 use crate::error::{Error, Result};
 use crate::sys::fs::shown;
 use nix::errno::Errno;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -97,22 +99,30 @@ fn node(device: &str) -> Result<PathBuf> {
     Ok(Path::new("/dev").join(target.file_name().unwrap_or_default()))
 }
 
-/// The loop devices that are upon a file, whoever attached them.
-pub fn users(file: &File) -> Result<Vec<String>> {
+/// The loop devices that are upon a file, whoever attached them. One that cannot be asked counts as a user if what the kernel shows
+/// as its file is this one, or cannot be looked at and has its name: it may be of another mount namespace.
+pub fn users(file: &File, path: &Path) -> Result<Vec<String>> {
     let failed = |e: std::io::Error| Error::io("look for loop devices", &e);
     let wanted = Backing::of(&file.metadata().map_err(failed)?);
     let mut users = Vec::new();
     for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        // There only while something is attached.
-        if entry.path().join("loop").try_exists().map_err(failed)? {
-            let path = Path::new("/dev").join(entry.file_name());
-            match backing_of(&path) {
-                Ok(backing) if backing == wanted => users.push(shown(&path)),
-                // Detached meanwhile, or without a node.
-                Ok(_) | Err(Errno::ENXIO | Errno::ENOENT) => {}
-                Err(errno) => return Err(Error::sys(format!("ask '{}' for its file", shown(&path)), errno as i32)),
-            }
+        let named = match std::fs::read(entry.path().join("loop/backing_file")) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // nothing is attached
+            named => named.map_err(failed)?,
+        };
+        let named = Path::new(OsStr::from_bytes(named.trim_ascii_end()));
+        let device = Path::new("/dev").join(entry.file_name());
+        let is_user = match backing_of(&device) {
+            Ok(backing) => backing == wanted,
+            Err(Errno::ENXIO) => false, // detached meanwhile
+            Err(_) => match std::fs::metadata(named) {
+                Ok(found) => Backing::of(&found) == wanted,
+                Err(_) => named.file_name() == path.file_name(),
+            },
+        };
+        if is_user {
+            users.push(shown(&device));
         }
     }
     Ok(users)

@@ -26,15 +26,16 @@ pub fn open_same_mount(dir: impl AsFd, name: impl AsRef<OsStr>) -> Result<OwnedF
 fn open_and_compare(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
     let opened = open_dir_at(&dir, name)?;
     let same_device = stat_fd(&opened)?.device == stat_fd(&dir)?.device;
-    if same_device && mount_id(&opened) == mount_id(&dir) {
+    if same_device && mount_id(&opened)? == mount_id(&dir)? {
         Ok(opened)
     } else {
         Err(Error::sys(format!("open directory '{}' on the same mount", shown(name)), Errno::EXDEV as i32))
     }
 }
 
-/// Which mount an open directory is on (`name_to_handle_at(2)`, Linux 2.6.39); `None` where the filesystem has no handles.
-fn mount_id(dir: impl AsFd) -> Option<libc::c_int> {
+/// Which mount an open directory is on (`name_to_handle_at(2)`, Linux 2.6.39); `None` where the filesystem has no handles, or a
+/// filter of system calls forbids to ask.
+fn mount_id(dir: impl AsFd) -> Result<Option<libc::c_int>> {
     // `struct file_handle` with no room for a handle: the call fails for that, and gives the mount all the same.
     let (mut handle, mut mount): ([libc::c_uint; 2], libc::c_int) = ([0, 0], 0);
     let fd = dir.as_fd().as_raw_fd();
@@ -42,5 +43,9 @@ fn mount_id(dir: impl AsFd) -> Option<libc::c_int> {
     // SAFETY: the path is NUL-terminated, the handle states that it has no bytes, the mount is one int; all outlive the call, and
     // the borrow keeps the descriptor open.
     let rc = unsafe { libc::syscall(call, fd, c"".as_ptr(), handle.as_mut_ptr(), &raw mut mount, flags) };
-    (Errno::result(rc) == Err(Errno::EOVERFLOW)).then_some(mount)
+    match Errno::result(rc) {
+        Err(Errno::EOVERFLOW) => Ok(Some(mount)),
+        Ok(_) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::EACCES) => Ok(None),
+        Err(errno) => Err(Error::sys("name_to_handle_at: which mount a directory is on", errno as i32)),
+    }
 }
