@@ -7,6 +7,7 @@
 mod common;
 mod power_cut;
 
+use common::overlay::{has_xattr, set_xattr};
 use graphdriver::driver::{Access, CreateOptions, MountOptions};
 use graphdriver::error::{Kind, Result};
 use graphdriver::graph::Graph;
@@ -92,6 +93,9 @@ impl Found {
 
 const JOB: &str = "POWER_CUT_JOB";
 
+/// On a layer that was mounted `volatile`: during which boot.
+const BOOT: &str = "trusted.graphdriver.volatile";
+
 /// Has this program do a job in a process that knows nothing of what came before.
 fn as_a_new_process(job: &str, arguments: &[&str]) {
     let mut command = Command::new(common::this_program());
@@ -148,6 +152,10 @@ fn play(calls: std::ops::Range<usize>, root: &Path, device: &str) {
                 graph.with(|driver| driver.apply_diff(&id(layer), &mut content, None)).unwrap();
             }
             Step::Mount(layer) => drop(mount(&graph, layer).unwrap()),
+            Step::MountVolatile(layer) => {
+                let options = MountOptions { options: vec!["volatile".into()], ..MountOptions::default() };
+                graph.with(|driver| driver.mount(&id(layer), &options)).unwrap();
+            }
             Step::Write(layer, path, text) => write(&mount(&graph, layer).unwrap().join(path), text),
             Step::Umount(layer) => graph.with(|driver| driver.umount(&id(layer))).unwrap(),
             Step::Remove(layer) => graph.with(|driver| driver.remove(&id(layer))).unwrap(),
@@ -197,6 +205,12 @@ fn write(path: &Path, text: &str) {
 /// Looks at every layer, makes those anew that are absent, removes all. Returns what was seen, and then a line for each thing that
 /// could not be done or was left behind.
 fn look(root: &Path) -> String {
+    // A power cut ends a boot.
+    for layer in IDS.iter().map(|layer| root.join("overlay2").join(layer)).filter(|layer| layer.exists()) {
+        if has_xattr(&layer, BOOT) {
+            set_xattr(&layer, BOOT, "another boot");
+        }
+    }
     let graph = start(root);
     let seen: Vec<Seen> = IDS.iter().map(|layer| found(&graph, layer)).collect();
     let mut wrong = Vec::new();

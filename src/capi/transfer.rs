@@ -63,7 +63,7 @@ pub unsafe extern "C" fn graphdriver_unpack(id: *const c_char, request: *mut gra
 /// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
 /// store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read on
 /// unless neither digests nor compression are asked for. errno: EINVAL for a bad argument or a base that is no
-/// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete, EOPNOTSUPP if an unmounted layer was changed with the mount
+/// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete or doubtful, EOPNOTSUPP if an unmounted layer was changed with the mount
 /// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_diff(id: *const c_char, request: *mut graphdriver_diff) -> c_int {

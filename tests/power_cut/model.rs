@@ -11,6 +11,8 @@ pub enum Step {
     CreateRw(&'static str, Option<&'static str>),
     Apply(&'static str, &'static [Item]),
     Mount(&'static str),
+    /// With `volatile`: nothing is forced to disk until the daemon ends.
+    MountVolatile(&'static str),
     /// A program in the mounted container writes a file and calls fsync.
     Write(&'static str, &'static str, &'static str),
     Umount(&'static str),
@@ -34,7 +36,7 @@ pub enum Item {
 }
 
 use Item::{Dir, File, Hides, Large, Opaque, Symlink};
-use Step::{Apply, CreateRo, CreateRw, Mount, Remove, Restart, Umount, Write};
+use Step::{Apply, CreateRo, CreateRw, Mount, MountVolatile, Remove, Restart, Umount, Write};
 
 const BASE: &[Item] = &[
     Dir("etc"),
@@ -73,6 +75,10 @@ pub const SCENARIO: &[Step] = &[
     Apply("anew", SECOND),
     CreateRo("leftover", Some("child")),
     Apply("leftover", FIRST),
+    CreateRw("quick", Some("child")),
+    MountVolatile("quick"),
+    Write("quick", "etc/mine", "safe when the daemon has ended"),
+    Umount("quick"),
     Restart,
     CreateRo("leftover", Some("bottom")),
     Apply("leftover", SECOND),
@@ -81,7 +87,7 @@ pub const SCENARIO: &[Step] = &[
 ];
 
 /// The ids of the scenario, parents first.
-pub const IDS: &[&str] = &["bottom", "child", "alone", "box", "anew", "leftover"];
+pub const IDS: &[&str] = &["bottom", "child", "alone", "box", "anew", "leftover", "quick"];
 
 /// The time of every file, unpacked or written.
 pub const TIME: u64 = 1_600_000_000;
@@ -160,6 +166,18 @@ fn unpack(view: &mut View, items: &[Item]) {
 struct Layer {
     view: View,
     has_content: bool,
+    /// Mounted `volatile`, or it was and has not been forced to disk since: what is there at least, or it is marked.
+    lasting: Option<View>,
+}
+
+impl Layer {
+    fn is(&self, seen: &Seen) -> bool {
+        match seen {
+            Seen::Whole(view) => self.view == *view || self.lasting.as_ref() == Some(view),
+            Seen::Marked => self.lasting.is_some(),
+            _ => false,
+        }
+    }
 }
 
 type World = BTreeMap<&'static str, Layer>;
@@ -170,7 +188,7 @@ fn after(before: &World, step: Step) -> World {
         CreateRo(id, parent) | CreateRw(id, parent) => {
             let nothing = || View::from([(".".to_owned(), dir(0o755, (0, 0)))]);
             let view = parent.map_or_else(nothing, |parent| before[parent].view.clone());
-            world.insert(id, Layer { view, has_content: false });
+            world.insert(id, Layer { view, has_content: false, lasting: None });
         }
         Apply(id, items) => {
             let layer = world.get_mut(id).unwrap();
@@ -183,7 +201,12 @@ fn after(before: &World, step: Step) -> World {
             layer.has_content = true;
         }
         Remove(id) => drop(world.remove(id).unwrap()),
-        Mount(_) | Umount(_) | Restart => {}
+        MountVolatile(id) => {
+            let layer = world.get_mut(id).unwrap();
+            layer.lasting = Some(layer.view.clone());
+        }
+        Restart => world.values_mut().for_each(|layer| layer.lasting = None),
+        Mount(_) | Umount(_) => {}
     }
     world
 }
@@ -293,8 +316,8 @@ impl Model {
         match seen {
             Seen::Absent => true,
             Seen::Broken(_) => false,
-            Seen::Marked => layers.any(|layer| layer.has_content),
-            Seen::Whole(view) => layers.any(|layer| layer.view == *view),
+            Seen::Marked => layers.any(|layer| layer.has_content || layer.is(seen)),
+            Seen::Whole(_) => layers.any(|layer| layer.is(seen)),
         }
     }
 }
@@ -311,7 +334,7 @@ impl Moment<'_> {
     fn fits(&self, id: &str, seen: &Seen) -> bool {
         let is = |world: &World| match (world.get(id), seen) {
             (None, Seen::Absent) => true,
-            (Some(layer), Seen::Whole(view)) => layer.view == *view,
+            (Some(layer), seen) => layer.is(seen),
             _ => false,
         };
         is(self.before)
