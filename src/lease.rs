@@ -4,7 +4,7 @@
 //! ends with the last owner, and with the process however that ends. What this process has told its caller about layers is kept with
 //! it, and outlives it: "there is such a layer" stays said when the driver is cleaned up and initialised again.
 
-use crate::error::errno::{EPERM, EROFS};
+use crate::error::errno::{EACCES, EPERM, EROFS};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::locks::lock;
@@ -63,13 +63,11 @@ impl Lease {
             let text = format!("{} is in use by {holder}", what());
             return Err(Error::new(Kind::Busy, text).hint("one process may use a store at a time: end the other first"));
         }
-        let name = store_name(&dir).context(what)?;
-        let mut stores = lock(&TOLD);
-        let nameless = (key.0, key.1, Vec::new());
-        let before = if name.is_new { stores.remove(&nameless) } else { None };
-        let store = (key.0, key.1, name.bytes);
-        let told = Arc::clone(stores.entry(store).or_insert(before.unwrap_or_default()));
-        Ok(Lease { dir, home: key, told })
+        // From here on the lock is given back whatever happens.
+        let mut lease = Lease { dir, home: key, told: Arc::default() };
+        let name = store_name(&lease.dir).context(what)?;
+        lease.told = told_of(key, name);
+        Ok(lease)
     }
 
     /// Whether this is the lease of the directory `home`, by whatever path.
@@ -120,31 +118,31 @@ impl Drop for Lease {
     }
 }
 
-/// What a store is called.
-struct Name {
-    /// Empty where no name can be kept.
-    bytes: Vec<u8>,
-    /// It was given a moment ago.
-    is_new: bool,
+/// What this process has told of the store. What it told while that had no name counts as well: too much does no harm.
+fn told_of(home: (u64, u64), name: Vec<u8>) -> Arc<Told> {
+    let mut stores = lock(&TOLD);
+    let nameless = stores.remove(&(home.0, home.1, Vec::new())).unwrap_or_default();
+    let told = stores.entry((home.0, home.1, name)).or_default();
+    lock(told).extend(lock(&nameless).drain());
+    Arc::clone(told)
 }
 
-/// The name of the store, which is given one if it has none.
+/// The name of the store, which is given one if it has none; empty where none can be kept.
 ///
 /// # Errors
 /// It cannot be read or written now: another name would be another store's.
-fn store_name(home: &OwnedFd) -> Result<Name> {
+fn store_name(home: &OwnedFd) -> Result<Vec<u8>> {
     match xattr::get::<64>(home, NAME) {
         Ok(name) if name.is_empty() => {} // only tried whether there can be one
         Err(e) if xattr::is_absent(&e) => {}
-        name => return Ok(Name { bytes: name?, is_new: false }),
+        name => return name,
     }
     let name = fs::random_name::<16>()?;
     match xattr::set(home, NAME, name.as_bytes()) {
-        Ok(()) => Ok(Name { bytes: name.into_bytes(), is_new: true }),
+        Ok(()) => Ok(name.into_bytes()),
         // Whoever needs attributes says so.
-        Err(e) if xattr::is_absent(&e) || e.kind() == Kind::NoSpace || [EPERM, EROFS].contains(&e.errno()) => {
-            Ok(Name { bytes: Vec::new(), is_new: false })
-        }
+        Err(e) if [Kind::NoSpace, Kind::Unsupported].contains(&e.kind()) => Ok(Vec::new()),
+        Err(e) if [EPERM, EACCES, EROFS].contains(&e.errno()) => Ok(Vec::new()),
         Err(e) => Err(e),
     }
 }

@@ -111,12 +111,12 @@ fn every_call_fails_of_devicemapper_with_xfs() {
         "dm.xfs_nospace_max_retries=3",
     ]);
     let (root, options) = (pool.dir.clone(), pool.options.clone());
-    let ground = Ground { driver: "devicemapper", root, options, step: 16, leaks: left_of_a_pool };
+    let ground = Ground { driver: "devicemapper", root, options, step: 1, leaks: left_of_a_pool };
     let mounts: Vec<&Operation> = OPERATIONS.iter().filter(|operation| operation.name == "mount").collect();
     let mut report = Report::new("fault, devicemapper with XFS");
     fault::each_call(&ground, &mounts, Extent::wanted(), &mut report);
     pool.check();
-    report.end(1);
+    report.end(20);
 }
 
 #[test]

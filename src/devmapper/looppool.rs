@@ -117,7 +117,7 @@ fn open((path, size): &(PathBuf, u64)) -> Result<File> {
     if stat.kind != FileKind::File {
         return Err(Error::new(Kind::Invalid, format!("'{shown}' is no regular file")));
     }
-    let users = loopdev::users(&file, path)?;
+    let users = loopdev::users(&file)?;
     if !users.is_empty() || !lock_exclusive(&file)? {
         let by = if users.is_empty() { String::new() } else { format!(" by {}", users.join(", ")) };
         let what = format!("'{shown}' is in use already{by}");

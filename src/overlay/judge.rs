@@ -78,7 +78,7 @@ impl<'a> Judge<'a> {
             judged.is_void = how == Unfinished::First;
             judged.flaws.push(self.unfinished(layer, how, judged.access)?);
         }
-        if volatile::is_doubtful(layer)? {
+        if volatile::is_doubtful(self.home, layer)? {
             let what =
                 "it was mounted 'volatile' when the machine went down: what was written last may be missing or broken";
             let remedy =

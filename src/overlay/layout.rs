@@ -14,7 +14,7 @@
 //! is raised for a moment (`quota::room`).
 
 use crate::driver::Access;
-use crate::error::errno::{EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE};
+use crate::error::errno::{EFBIG, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, ERANGE};
 use crate::error::{Context, Error, Kind, Result};
 use crate::id::LayerId;
 use crate::mounts;
@@ -200,7 +200,7 @@ impl Layer {
 
     /// A part of a layer that is missing, or something else, is damage, and must not be told as "no such layer".
     fn part<T>(&self, outcome: Result<T>) -> Result<T> {
-        let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP].contains(&e.errno());
+        let is_damage = |e: &Error| [ENOENT, EISDIR, ENOTDIR, ELOOP, EFBIG].contains(&e.errno());
         outcome
             .map_err(|e| if is_damage(&e) { e.with_kind(Kind::Corrupt) } else { e })
             .context(|| format!("layer '{}'", self.id))

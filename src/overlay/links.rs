@@ -3,7 +3,7 @@
 //! Who writes a layer's name there holds the layer.
 
 use super::Shared;
-use super::layout::{LINKS, Layer, LinkId, each_layer, is_no_directory, link_text, owner_of, random_name};
+use super::layout::{DIFF, LINKS, Layer, LinkId, each_layer, is_no_directory, link_text, owner_of, random_name};
 use crate::error::errno::EINVAL;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
@@ -230,7 +230,10 @@ fn leads_to_owner(home: &OwnedFd, text: &OsStr, link: &LinkId) -> Result<bool> {
         Err(e) if is_no_directory(&e) => Ok(false),
         found => match found? {
             None => Ok(false),
-            Some(layer) => Ok(layer.known_link()?.is_none_or(|own| own == *link)),
+            Some(layer) => match layer.known_link()? {
+                Some(own) => Ok(own == *link),
+                None => layer.has_dir(DIFF),
+            },
         },
     }
 }

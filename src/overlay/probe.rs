@@ -97,7 +97,8 @@ fn try_home(home: &Home, dir: &OwnedFd, stage: &str) -> Result<Probed> {
 /// Tries it on a filesystem in memory that is mounted nowhere.
 fn probe_kernel() -> Result<Probed> {
     let memory = match newmount::Context::open("tmpfs") {
-        Err(e) if e.kind() == Kind::Unsupported => return Ok(Probed::classic()), // before Linux 5.2
+        // Before Linux 5.2, or under a filter of system calls that is older.
+        Err(e) if e.kind() == Kind::Unsupported || e.errno() == EPERM => return Ok(Probed::classic()),
         opened => opened?,
     };
     memory.create()?;

@@ -5,7 +5,7 @@
 //! the driver decides what becomes of it. An orderly end of the driver forces such layers to disk and takes their marks away.
 
 use super::Shared;
-use super::layout::{Layer, WORK, each_layer};
+use super::layout::{Home, Layer, WORK, each_layer};
 use super::options::Volatile;
 use crate::error::errno::{ENOENT, ENOTDIR};
 use crate::error::{Context, Error, Kind, Result};
@@ -91,7 +91,8 @@ impl Shared {
 
     /// An error for the content of a layer that may be damaged, unless the configuration says that it is to be used all the same.
     pub(super) fn check_sure(&self, layer: &Layer) -> Result<()> {
-        if self.options.volatile == Volatile::Accept || !is_doubtful(layer)? { Ok(()) } else { Err(doubtful(layer)) }
+        let is_sure = self.options.volatile == Volatile::Accept || !is_doubtful(&self.home, layer)?;
+        if is_sure { Ok(()) } else { Err(doubtful(layer)) }
     }
 }
 
@@ -102,8 +103,10 @@ fn doubtful(layer: &Layer) -> Error {
 }
 
 /// Whether the machine went down while the layer was mounted so: nobody knows what of its content reached the disk.
-pub(super) fn is_doubtful(layer: &Layer) -> Result<bool> {
-    Ok(marked_work(layer)?.is_some() && !is_of_this_boot(layer)?)
+///
+/// The mark of a layer that is mounted is that mount's: the kernel mounts none that has one. Whose it was of the C module has no note.
+pub(super) fn is_doubtful(home: &Home, layer: &Layer) -> Result<bool> {
+    Ok(marked_work(layer)?.is_some() && !is_of_this_boot(layer)? && !layer.is_mounted(home)?)
 }
 
 /// What cannot be read now is no answer: the configuration may have the content of a layer of another boot discarded.

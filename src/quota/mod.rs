@@ -91,7 +91,7 @@ impl Control {
         let control = Control::look(home, path)?;
         match make_node(home) {
             // Not needed from Linux 5.14 on.
-            Err(e) if e.kind() == Kind::NoSpace || [EPERM, EACCES, EROFS, EISDIR].contains(&e.errno()) => {
+            Err(e) if is_lasting(&e) => {
                 log::info!("the device node '{}' cannot be made: {e}", control.node.display());
             }
             made => made?,
@@ -226,7 +226,7 @@ impl Control {
         }
         // Only where the kernel counts more than the directory itself can there be another layer; or files of this one that are
         // still open, or that XFS has not got round to freeing yet.
-        if quota::get(dir, &self.node, id)?.used.inodes > 1 && self.is_shared(home, id)? {
+        if quota::get(dir, &self.node, id)?.used.inodes > 1 && self.is_left_to_others(home, dir, id)? {
             log::warn!("project {id} keeps its limits: another layer has the same project id");
             return Ok(());
         }
@@ -236,14 +236,18 @@ impl Control {
         Ok(())
     }
 
-    /// Whether directories of home other than the one that is about to go have the id. None comes to be shared any more; those
-    /// who shared it may be gone by now.
-    fn is_shared(&self, home: BorrowedFd<'_>, id: u32) -> Result<bool> {
+    /// Whether directories of home other than `dir`, which is about to go, have the id; `dir` has not any more then, so that of
+    /// several who go at once one is the last. Who shared it may be gone by now.
+    fn is_left_to_others(&self, home: BorrowedFd<'_>, dir: BorrowedFd<'_>, id: u32) -> Result<bool> {
         let mut shared = lock(&self.shared);
         if shared.as_ref().is_none_or(|known| known.contains(&id)) {
             *shared = Some(shared_ids(home).context(|| "look for project ids that layers share")?);
         }
-        Ok(shared.as_ref().is_some_and(|shared| shared.contains(&id)))
+        let is_shared = shared.as_ref().is_some_and(|shared| shared.contains(&id));
+        if is_shared {
+            fsxattr::set_project(dir, Project { id: 0, inherited: false })?;
+        }
+        Ok(is_shared)
     }
 
     /// What `dir`, in a layer of `home`, occupies with all that has its project, in one question to the kernel; `None` if it has
@@ -287,7 +291,16 @@ fn make_node(home: BorrowedFd<'_>) -> Result<()> {
         Err(e) if !fs::is_absent(&e) => return Err(e),
         _ => fs::make_node_at(home, &made, BLOCK_0600, device)?,
     }
-    fs::rename_at(home, &made, home, NODE)
+    fs::rename_at(home, &made, home, NODE).map_err(|e| match fs::remove_file_at(home, &made) {
+        Ok(()) => e,
+        Err(other) => e.and_also(other),
+    })
+}
+
+/// Whether the node cannot be made now, nor ever as things are: no right to, no room, or something else in its place.
+fn is_lasting(error: &Error) -> bool {
+    [Kind::NoSpace, Kind::Unsupported, Kind::Busy].contains(&error.kind())
+        || [EPERM, EACCES, EROFS, EISDIR].contains(&error.errno())
 }
 
 /// The ids in the administrator's lists of projects: `id:path` and `name:id` (`projects(5)`, `projid(5)`).

@@ -99,16 +99,17 @@ fn node(device: &str) -> Result<PathBuf> {
     Ok(Path::new("/dev").join(target.file_name().unwrap_or_default()))
 }
 
-/// The loop devices that are upon a file, whoever attached them. One that cannot be asked counts as a user if what the kernel shows
-/// as its file is this one, or cannot be looked at and has its name: it may be of another mount namespace.
-pub fn users(file: &File, path: &Path) -> Result<Vec<String>> {
+/// The loop devices that are upon a file, whoever attached them. One that cannot be asked counts as a user if the path that the
+/// kernel shows for its file leads to this one.
+pub fn users(file: &File) -> Result<Vec<String>> {
     let failed = |e: std::io::Error| Error::io("look for loop devices", &e);
     let wanted = Backing::of(&file.metadata().map_err(failed)?);
     let mut users = Vec::new();
     for entry in std::fs::read_dir("/sys/block").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let named = match std::fs::read(entry.path().join("loop/backing_file")) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue, // nothing is attached
+            // Nothing is attached, or not any more.
+            Err(e) if e.raw_os_error().is_some_and(|n| [libc::ENOENT, libc::ENODEV, libc::ENXIO].contains(&n)) => continue,
             named => named.map_err(failed)?,
         };
         let named = Path::new(OsStr::from_bytes(named.trim_ascii_end()));
@@ -116,9 +117,14 @@ pub fn users(file: &File, path: &Path) -> Result<Vec<String>> {
         let is_user = match backing_of(&device) {
             Ok(backing) => backing == wanted,
             Err(Errno::ENXIO) => false, // detached meanwhile
-            Err(_) => match std::fs::metadata(named) {
+            // The path may be of another mount namespace.
+            Err(errno) => match std::fs::metadata(named) {
                 Ok(found) => Backing::of(&found) == wanted,
-                Err(_) => named.file_name() == path.file_name(),
+                Err(_) => {
+                    let (device, named) = (device.display(), named.display());
+                    crate::log::warn!("what '{device}' is upon cannot be asked ({errno}); it says '{named}'");
+                    false
+                }
             },
         };
         if is_user {

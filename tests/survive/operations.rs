@@ -24,7 +24,7 @@ pub struct Operation {
     pub takes_back: bool,
     /// It tells of what fails in it, and succeeds.
     pub tells: bool,
-    /// At its end it sees to what no caller counts on, and tries that again; the log says what fails there.
+    /// With devicemapper, it sees at its end to what no caller counts on, and tries that again; the log says what fails there.
     pub tidies: bool,
 }
 
@@ -146,14 +146,14 @@ pub const OPERATIONS: &[Operation] = &[
     operation("mount", |s, _| s.mount("box", &[]).map(drop)),
     operation("mount of an image", |s, _| s.mount("upper", &[]).map(drop)),
     after(|s, _| s.mount("box", &[]).map(drop), operation("umount", |s, _| s.umount("box"))),
-    // devicemapper: what is marked and given back is no layer any more, and its thin device goes when it can.
+    // What is marked and given back is no layer any more, and its thin device goes when it can.
     Operation { tidies: true, ..operation("rm", |s, _| s.remove("box")) },
     Operation {
         tidies: true,
         ..after(|s, _| s.mount("box", &[]).map(drop), operation("rm of a mounted layer", |s, _| s.remove("box")))
     },
     Operation {
-        // devicemapper: the leftover itself goes once the new layer has its name.
+        // The leftover itself goes once the new layer has its name.
         tidies: true,
         ..after(FILLED_LAYER, operation("re-creation over a leftover", |s, _| s.create_ro("new", Some("upper"))))
     },
@@ -162,7 +162,7 @@ pub const OPERATIONS: &[Operation] = &[
         |s, _| s.create_rw("new", Some("image")),
         operation("creation over an empty container", |s, _| refused(s.create_ro("new", None))),
     ),
-    // devicemapper: it notes where the ids of thin devices go on, which spares a start some questions.
+    // It notes where the ids of thin devices go on, which spares a start some questions.
     Operation { tidies: true, ..operation("clean-up", |s, _| s.cleanup()) },
 ];
 
