@@ -336,9 +336,9 @@ int graphdriver_init(const char *name,
 // is deleted when the new layer has taken its place, and stays if that fails. What is no layer is left alone.
 //
 // Thread-safe. errno: EINVAL for a bad argument or option or an id that is its own parent, ENOENT if the parent does not exist,
-// EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, EPERM if the process may not, E2BIG if
-// too many layers lie below, ENOSPC if there is no room, EBUSY in a callback if the layer or its parent is being worked on,
-// ENOTCONN before graphdriver_init, else that of the system call that failed.
+// EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, EPERM if
+// the process may not, E2BIG if too many layers lie below, ENOSPC if there is no room, EBUSY in a callback if the layer or its
+// parent is being worked on, ENOTCONN before graphdriver_init, else that of the system call that failed.
 int graphdriver_create_rw(const char *id,
                           const char *parent,
                           struct driver_create_opts *create_opts);
@@ -427,12 +427,12 @@ bool graphdriver_layer_exists(const char *id);
 // each reason. Directories that the archive implies without an entry of their own look like the ones below that they are merged
 // with, or are root's with mode 0755. Nothing outside the layer is touched, whatever the archive holds. Thread-safe.
 //
-// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where it
-// exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete or doubtful, ENOSPC or EDQUOT if it does not fit,
-// EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem takes, ENAMETOOLONG for a name beyond what it takes, EIO if the
-// read function fails without an errno or returns more than it was asked for, ECANCELED after graphdriver_cancel, EBUSY
-// in a callback if the layer is being worked on, and with devicemapper if it is an image's and mounted, ENOTCONN before
-// graphdriver_init, else that of the read function or system call that failed.
+// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where
+// it exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete or doubtful (it was mounted volatile
+// when the machine went down), ENOSPC or EDQUOT if it does not fit, EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem
+// takes, ENAMETOOLONG for a name beyond what it takes, EIO if the read function fails without an errno or returns more than it
+// was asked for, ECANCELED after graphdriver_cancel, EBUSY in a callback if the layer is being worked on, and with devicemapper
+// if it is an image's and mounted, ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
 int graphdriver_apply_diff(const char *id,
                            const struct io_read_wrapper *content,
                            int64_t *layer_size);
@@ -615,13 +615,14 @@ int graphdriver_unpack(const char *id,
 // @return 0, or -1 with errno and graphdriver_last_error() set; what was written until then is of no use.
 //
 // The same layer becomes the same archive, byte for byte and on every host (compressed, with the same version of this library on
-// processors of the same kind). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what of
-// attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is an
-// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
-// store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read on
-// unless neither digests nor compression are asked for. errno: EINVAL for a bad argument or a base that is no
-// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete or doubtful, EOPNOTSUPP if an unmounted layer was changed with the mount
-// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
+// processors of the same kind). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what
+// of attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is
+// an error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in
+// the store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read
+// on unless neither digests nor compression are asked for. errno: EINVAL for a bad argument or a base that is no ancestor, ENOENT
+// if there is no such layer, EUCLEAN if it is incomplete or doubtful, EOPNOTSUPP if an unmounted layer was changed with the mount
+// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else
+// that of write or the system call that failed.
 int graphdriver_diff(const char *id,
                      struct graphdriver_diff *request);
 

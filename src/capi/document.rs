@@ -66,9 +66,9 @@ pub(super) unsafe fn init(name: *const c_char, storage_root: &Path, options: *mu
 /// is deleted when the new layer has taken its place, and stays if that fails. What is no layer is left alone.
 ///
 /// Thread-safe. errno: EINVAL for a bad argument or option or an id that is its own parent, ENOENT if the parent does not exist,
-/// EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, EPERM if the process may not, E2BIG if
-/// too many layers lie below, ENOSPC if there is no room, EBUSY in a callback if the layer or its parent is being worked on,
-/// ENOTCONN before graphdriver_init, else that of the system call that failed.
+/// EUCLEAN if it is incomplete or damaged, EEXIST if the id is taken, EOPNOTSUPP if the filesystem cannot limit sizes, EPERM if
+/// the process may not, E2BIG if too many layers lie below, ENOSPC if there is no room, EBUSY in a callback if the layer or its
+/// parent is being worked on, ENOTCONN before graphdriver_init, else that of the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_create_rw(
     id: *const c_char,
@@ -207,12 +207,12 @@ pub unsafe extern "C" fn graphdriver_layer_exists(id: *const c_char) -> bool {
 /// each reason. Directories that the archive implies without an entry of their own look like the ones below that they are merged
 /// with, or are root's with mode 0755. Nothing outside the layer is touched, whatever the archive holds. Thread-safe.
 ///
-/// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where it
-/// exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete or doubtful, ENOSPC or EDQUOT if it does not fit,
-/// EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem takes, ENAMETOOLONG for a name beyond what it takes, EIO if the
-/// read function fails without an errno or returns more than it was asked for, ECANCELED after graphdriver_cancel, EBUSY
-/// in a callback if the layer is being worked on, and with devicemapper if it is an image's and mounted, ENOTCONN before
-/// graphdriver_init, else that of the read function or system call that failed.
+/// errno: EINVAL for a bad argument, EBADMSG for a bad archive, also one with an entry that cannot be where it says, E2BIG where
+/// it exceeds a limit, ENOENT if there is no such layer, EUCLEAN if its content is incomplete or doubtful (it was mounted volatile
+/// when the machine went down), ENOSPC or EDQUOT if it does not fit, EFBIG for a file beyond RLIMIT_FSIZE or what the filesystem
+/// takes, ENAMETOOLONG for a name beyond what it takes, EIO if the read function fails without an errno or returns more than it
+/// was asked for, ECANCELED after graphdriver_cancel, EBUSY in a callback if the layer is being worked on, and with devicemapper
+/// if it is an image's and mounted, ENOTCONN before graphdriver_init, else that of the read function or system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_apply_diff(
     id: *const c_char,

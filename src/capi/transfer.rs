@@ -58,13 +58,14 @@ pub unsafe extern "C" fn graphdriver_unpack(id: *const c_char, request: *mut gra
 /// @return 0, or -1 with errno and graphdriver_last_error() set; what was written until then is of no use.
 ///
 /// The same layer becomes the same archive, byte for byte and on every host (compressed, with the same version of this library on
-/// processors of the same kind). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what of
-/// attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is an
-/// error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in the
-/// store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read on
-/// unless neither digests nor compression are asked for. errno: EINVAL for a bad argument or a base that is no
-/// ancestor, ENOENT if there is no such layer, EUCLEAN if it is incomplete or doubtful, EOPNOTSUPP if an unmounted layer was changed with the mount
-/// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else that of write or the system call that failed.
+/// processors of the same kind). Deletions are whiteouts as in the OCI image specification; sockets, files called ".wh.…" and what
+/// of attributes means something on this host only are left out with a warning in the log. A file that changes while it is read is
+/// an error (EBUSY): pause the container. Nothing outside the layer is read, whatever a container does meanwhile, and nothing in
+/// the store is changed. Thread-safe; write is called on the calling thread, with at most 16 KiB; while it runs, the layer is read
+/// on unless neither digests nor compression are asked for. errno: EINVAL for a bad argument or a base that is no ancestor, ENOENT
+/// if there is no such layer, EUCLEAN if it is incomplete or doubtful, EOPNOTSUPP if an unmounted layer was changed with the mount
+/// option index=on, E2BIG as for graphdriver_unpack, ECANCELED after graphdriver_cancel, ENOTCONN before graphdriver_init, else
+/// that of write or the system call that failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn graphdriver_diff(id: *const c_char, request: *mut graphdriver_diff) -> c_int {
     guard("graphdriver_diff", -1, || {
