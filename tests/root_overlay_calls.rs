@@ -29,7 +29,7 @@ const BOUNDS: [(&str, Cost, Cost); 16] = [
     ("exists of no layer", cost(4, 0), cost(4, 0)),
     ("metadata", cost(11, 0), cost(11, 0)),
     ("usage of an empty layer", cost(16, 0), cost(16, 0)),
-    ("status", cost(8, 0), cost(8, 0)),
+    ("status", cost(10, 0), cost(10, 0)),
     ("mount", cost(37, 0), cost(37, 0)),
     ("mount again", cost(13, 0), cost(13, 0)),
     ("umount", cost(1, 0), cost(1, 0)),

@@ -245,11 +245,12 @@ pub const VOLATILE: &[Operation] = &[Operation {
 /// A container with limits of its own, where the store has quota.
 pub const LIMITED: &[Operation] = &[
     operation("create_rw with a limit", limited),
-    after(limited, operation("rm of a layer with a limit", |s, _| s.remove("new"))),
+    Operation { tidies: true, ..after(limited, operation("rm of a layer with a limit", |s, _| s.remove("new"))) },
     after(limited, operation("mount of a layer with a limit", |s, _| s.mount("new", &[]).map(drop))),
     // What a start has found out about limits is all that this process ever knows of them.
     Operation {
         starts: true,
+        tidies: true,
         ..after(
             limited,
             operation("start, then rm of a layer with a limit", |s, _| {
