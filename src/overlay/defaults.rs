@@ -14,7 +14,6 @@ use crate::driver::Access;
 use crate::error::{Error, Result};
 use crate::mounts::Words;
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -28,8 +27,7 @@ const PARAMETERS: &str = "/sys/module/overlay/parameters";
 pub(super) fn add(words: &mut Words, access: Option<Access>) -> Result<()> {
     add_known(words, access, |name| {
         let parameter = Path::new(PARAMETERS).join(name);
-        let failed = |e: io::Error| Error::io(format!("look for '{}'", parameter.display()), &e);
-        parameter.try_exists().map_err(failed)
+        parameter.try_exists().map_err(|e| Error::io(format!("look for '{}'", parameter.display()), &e))
     })
 }
 

@@ -350,7 +350,7 @@ pub(super) fn look(home: &OwnedFd, link: &LinkId) -> Result<Seen> {
 /// Whether the layer that a link leads to hides all that is below it. One that is not there does not.
 pub(super) fn hides_all(home: &OwnedFd, link: &LinkId) -> Result<bool> {
     match look(home, link) {
-        Err(e) if fs::is_absent(&e) || is_no_directory(&e) => Ok(false),
+        Err(e) if leads_nowhere(&e) => Ok(false),
         seen => Ok(seen?.root_opaque),
     }
 }
@@ -431,6 +431,11 @@ pub(super) fn find(home: &Home, dir: &OwnedFd, id: &LayerId) -> Result<Found> {
 /// A file, or a symlink that leads to none or to itself.
 pub(super) fn is_no_directory(error: &Error) -> bool {
     [ENOTDIR, ELOOP, ENAMETOOLONG].contains(&error.errno())
+}
+
+/// No directory, or nothing at all.
+pub(super) fn leads_nowhere(error: &Error) -> bool {
+    fs::is_absent(error) || is_no_directory(error)
 }
 
 /// The text of the symlink in `l/` of a layer.

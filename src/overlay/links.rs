@@ -3,7 +3,9 @@
 //! Who writes a layer's name there holds the layer.
 
 use super::Shared;
-use super::layout::{DIFF, LINKS, Layer, LinkId, each_layer, is_no_directory, link_text, owner_of, random_name};
+use super::layout::{
+    DIFF, LINKS, Layer, LinkId, each_layer, is_no_directory, leads_nowhere, link_text, owner_of, random_name,
+};
 use crate::error::errno::EINVAL;
 use crate::error::{Error, Kind, Result};
 use crate::id::LayerId;
@@ -246,7 +248,7 @@ pub(super) fn owner(home: &OwnedFd, link: &LinkId) -> Result<Option<LayerId>> {
 /// The text of a link; `None` if there is none.
 fn text(home: &OwnedFd, link: &LinkId) -> Result<Option<OsString>> {
     match fs::read_link_at(home, link.path()) {
-        Err(e) if fs::is_absent(&e) || is_no_directory(&e) || e.errno() == EINVAL => Ok(None),
+        Err(e) if leads_nowhere(&e) || e.errno() == EINVAL => Ok(None),
         text => text.map(Some),
     }
 }

@@ -1,8 +1,9 @@
 //! Mounting a layer upon its ancestors.
 
 use super::Shared;
-use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look, owner_of};
+use super::layout::{DIFF, EMPTY, Found, Home, Layer, LinkId, Lowers, MERGED, WORK, find, incomplete, look};
 use super::leftover::children;
+use super::links::owner;
 use super::probe::{MAX_LOWERS, Stacking};
 use super::repair::lowers_of;
 use crate::driver::{Access, MountOptions};
@@ -96,7 +97,7 @@ impl Shared {
         for link in &lowers.0 {
             let found = look(home, link).map_err(|e| unreachable(link, e))?;
             if found.unfinished {
-                let owner = fs::read_link_at(home, link.path()).ok().and_then(|text| owner_of(&text));
+                let owner = owner(home, link).ok().flatten();
                 let name = owner.map_or_else(|| link.as_str().to_owned(), |id| id.to_string());
                 return Err(incomplete(&name)).context(|| "a layer below it");
             }

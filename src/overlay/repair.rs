@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::layout::{
-    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, hides_all, is_no_directory,
+    DIFF, EMPTY, Found, LINK, LOWER, Layer, LinkId, Lowers, MAX_LOWER, MERGED, WORK, find, hides_all, leads_nowhere,
     random_name,
 };
 use super::leftover::{children, holds_nothing};
@@ -250,7 +250,7 @@ pub(super) fn missing_parts(home: &OwnedFd, layer: &Layer) -> Result<Vec<(&'stat
 
 fn leads_to_layer(home: &OwnedFd, link: &LinkId) -> Result<bool> {
     match fs::stat_at_follow(home, link.path()) {
-        Err(e) if fs::is_absent(&e) || is_no_directory(&e) => Ok(false),
+        Err(e) if leads_nowhere(&e) => Ok(false),
         stat => Ok(stat?.kind == FileKind::Dir),
     }
 }
