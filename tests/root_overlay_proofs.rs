@@ -22,7 +22,6 @@ fn another_process_answers() {
     common::process::another_process_answers();
 }
 
-/// The name of the thread that deletes, as the kernel shows it.
 const NOTHING: [&str; 0] = [];
 
 fn errno<T: std::fmt::Debug>(outcome: Outcome<T>) -> Errno {

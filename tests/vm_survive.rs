@@ -54,11 +54,21 @@ fn without_each_capability_with_quota() {
     report.end(50);
 }
 
-fn pool() -> (devmapper::Ground, Ground) {
-    let pool = devmapper::Ground::with(&["dm.loopdatasize=512M", "dm.loopmetadatasize=4M", "dm.basesize=64M"]);
+const EXT4: &[&str] = &["dm.loopdatasize=512M", "dm.loopmetadatasize=4M", "dm.basesize=64M"];
+/// XFS is told more after it was mounted.
+const XFS: &[&str] =
+    &["dm.loopdatasize=1G", "dm.loopmetadatasize=4M", "dm.basesize=320M", "dm.fs=xfs", "dm.xfs_nospace_max_retries=3"];
+
+/// Tries something at so many points at least of a pool with these options, which is sound afterwards.
+fn on_a_pool(what: &'static str, options: &[&str], step: usize, least: usize, attempt: impl FnOnce(&Ground, &mut Report)) {
+    let pool = devmapper::Ground::with(options);
     let (root, options) = (pool.dir.clone(), pool.options.clone());
-    let ground = Ground { driver: "devicemapper", root, options, step: 32, leaks: left_of_a_pool };
-    (pool, ground)
+    let ground = Ground { driver: "devicemapper", root, options, step, leaks: left_of_a_pool };
+    let mut report = Report::new(what);
+    attempt(&ground, &mut report);
+    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
+    pool.check();
+    report.end(least);
 }
 
 /// With no layer and no driver: no device, no mount point, and no thin device but the base.
@@ -82,59 +92,35 @@ fn of_devicemapper(some: &[&str]) -> Vec<&'static Operation> {
 
 #[test]
 fn killed_at_every_step_of_devicemapper() {
-    let (pool, ground) = pool();
-    let mut report = Report::new("crash, devicemapper");
-    crash::each_step(&ground, &of_devicemapper(&["create_rw", "apply_diff, empty", "rm"]), Extent::wanted(), &mut report);
-    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
-    pool.check();
-    report.end(1);
+    let some = of_devicemapper(&["create_rw", "apply_diff, empty", "rm"]);
+    on_a_pool("crash, devicemapper", EXT4, 32, 1, |ground, report| {
+        crash::each_step(ground, &some, Extent::wanted(), report);
+    });
 }
 
 #[test]
 fn every_call_fails_of_devicemapper() {
-    let (pool, ground) = pool();
-    let mut report = Report::new("fault, devicemapper");
-    fault::each_call(&ground, &of_devicemapper(&["create_rw"]), Extent::wanted(), &mut report);
-    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
-    pool.check();
-    report.end(1);
+    on_a_pool("fault, devicemapper", EXT4, 32, 1, |ground, report| {
+        fault::each_call(ground, &of_devicemapper(&["create_rw"]), Extent::wanted(), report);
+    });
 }
 
-/// XFS is told more after it was mounted.
 #[test]
 fn every_call_fails_of_devicemapper_with_xfs() {
-    let pool = devmapper::Ground::with(&[
-        "dm.loopdatasize=1G",
-        "dm.loopmetadatasize=4M",
-        "dm.basesize=320M",
-        "dm.fs=xfs",
-        "dm.xfs_nospace_max_retries=3",
-    ]);
-    let (root, options) = (pool.dir.clone(), pool.options.clone());
-    let ground = Ground { driver: "devicemapper", root, options, step: 1, leaks: left_of_a_pool };
     let mounts: Vec<&Operation> = OPERATIONS.iter().filter(|operation| operation.name == "mount").collect();
-    let mut report = Report::new("fault, devicemapper with XFS");
-    fault::each_call(&ground, &mounts, Extent::wanted(), &mut report);
-    pool.check();
-    report.end(20);
+    on_a_pool("fault, devicemapper with XFS", XFS, 1, 20, |ground, report| {
+        fault::each_call(ground, &mounts, Extent::wanted(), report);
+    });
 }
 
 #[test]
 fn without_each_capability_of_devicemapper() {
-    let (pool, ground) = pool();
-    let mut report = Report::new("capabilities, devicemapper");
-    fault::each_capability(&ground, &of_devicemapper(&["create_rw"]), &mut report);
-    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
-    pool.check();
-    report.end(13);
+    on_a_pool("capabilities, devicemapper", EXT4, 32, 13, |ground, report| {
+        fault::each_capability(ground, &of_devicemapper(&["create_rw"]), report);
+    });
 }
 
 #[test]
 fn operations_of_devicemapper_meet() {
-    let (pool, ground) = pool();
-    let mut report = Report::new("pairs, devicemapper");
-    pairs::each(&ground, Extent::wanted(), &mut report);
-    assert_eq!(pool.thins(), pool.recorded(), "thin devices that no layer has");
-    pool.check();
-    report.end(4);
+    on_a_pool("pairs, devicemapper", EXT4, 32, 4, |ground, report| pairs::each(ground, Extent::wanted(), report));
 }
